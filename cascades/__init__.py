@@ -1,0 +1,1 @@
+"""Stages, a topology and rules, turned into a routing."""

@@ -1,0 +1,1 @@
+"""Turns routings into numbers, files and pictures; every command line lives here."""

@@ -1,0 +1,121 @@
+"""Results turned into files that are there whole or not at all, in a folder known to be writable before the work."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from features.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from cascades.routing import OperatingPoint
+
+FLOATS = "%.10g"  # the last bits of a float depend on the machine
+PIXELS_PER_INCH = 150
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder that results are written into; make one with ``writable``."""
+
+    path: Path
+
+    def write_csv(self, name: str, frame: pd.DataFrame) -> Path:
+        """Writes a table without its index; the same table gives the same bytes."""
+        return self.write_bytes(name, frame.to_csv(index=False, float_format=FLOATS, lineterminator="\n").encode())
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Writes JSON as the standard has it: raises ValueError on NaN and infinity."""
+        return self.write_bytes(
+            name, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        )
+
+    def write_png(self, name: str, figure: Figure) -> Path:
+        """Writes a picture, without a date or a version in it."""
+        buffer = BytesIO()
+        figure.savefig(buffer, format="png", dpi=PIXELS_PER_INCH, metadata={"Software": None})
+        return self.write_bytes(name, buffer.getvalue())
+
+    def write_bytes(self, name: str, content: bytes) -> Path:
+        """Writes to a temporary name beside the target, makes sure of the disk, and renames; returns the target."""
+        target = self.path / name
+        with _temporary(self.path, name) as temporary:
+            with temporary.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        return target
+
+
+def writable(path: Path, where: str, names: Sequence[str] = ()) -> Folder:
+    """The folder ``path``, made if need be, once a file could really be written into it.
+
+    ``where`` is the flag that named it; ``names`` the files that will be written. Raises InputError if it is a file, if
+    nothing can be written into it, or if one of the names is taken by a folder.
+    """
+    expected = "a folder to write into"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with _temporary(path, "try") as temporary:
+            temporary.write_bytes(b"x")
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(expected, f"a file on the way to {str(path)!r}", where) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InputError(expected, f"{str(path)!r} ({reason})", where) from None
+    for name in names:
+        if (path / name).is_dir():
+            raise InputError("a file or nothing", f"a folder called {name!r}", f"{where} {path}")
+    return Folder(path)
+
+
+def frontier_frame(chosen: Sequence[OperatingPoint], tested: Sequence[OperatingPoint]) -> pd.DataFrame:
+    """One row an operating point and part: router, family, price, mean cost and error with intervals, shares.
+
+    ``share_<stage>`` is the share of examples that stop there, ``spent_<stage>`` the share of the cost spent there.
+    """
+    import pandas as pd
+
+    points = [*chosen, *tested]
+    stages = list(dict.fromkeys(stage for point in points for stage in point.routing.routes.stages))
+    return pd.DataFrame([_row(point, stages) for point in points])
+
+
+def _row(point: OperatingPoint, stages: Sequence[str]) -> dict[str, Any]:
+    from eval.intervals import interval
+
+    routing, found = point.routing, interval(point.routing)
+    here = routing.routes.stages
+    share = dict(zip(here, routing.exit_share.tolist(), strict=True))
+    spent = dict(zip(here, routing.spent_share.tolist(), strict=True))
+    return {
+        "router": point.router,
+        "family": point.family,
+        "price": point.price,
+        "part": routing.part,
+        **{"cost": found.cost.value, "cost_low": found.cost.low, "cost_high": found.cost.high},
+        **{"error": found.error.value, "error_low": found.error.low, "error_high": found.error.high},
+        **{f"share_{stage}": share.get(stage, 0.0) for stage in stages},
+        **{f"spent_{stage}": spent.get(stage, 0.0) for stage in stages},
+    }
+
+
+@contextmanager
+def _temporary(folder: Path, name: str) -> Iterator[Path]:
+    """A name beside ``name`` that no other process uses; gone afterwards."""
+    path = folder / f".{name}.{os.getpid()}.part"
+    path.unlink(missing_ok=True)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,185 @@
+"""Stored outputs turned into a frontier: ``python -m eval.frontier --topology a_g_r``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eval.settings import guard, parse
+from features.errors import InputError
+
+if TYPE_CHECKING:
+    from cascades.cascade import Sweep
+    from cascades.folder import DataFolder
+    from cascades.routing import OperatingPoint, Routes
+
+FILES = ("frontier.csv", "frontier.png", "policies.json", "summary.json")
+LEAST_EXAMPLES = 50
+"""Fewer than ten examples a fold can't tell one rule from another."""
+
+POLICIES = ("constant", "threshold", "logistic", "value")
+"""Families fitted unless others are named; "boosted" takes ten times as long and gained nothing where it was tried."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The flags of the command."""
+
+    topology: str = field(
+        metadata={
+            "help": "stages in order, each an unambiguous prefix of its name, all forward jumps allowed (a_g_r), "
+            "or the jumps themselves (a>g,r;g>r)"
+        }
+    )
+    data: str = field(
+        default="cifar10", metadata={"help": "name of embedded data (cifar10, imagenet), or a data folder"}
+    )
+    loss: str = field(
+        default="top1",
+        metadata={
+            "help": "what a mistake is: the answer is not the label; not among the five best; or the answer is "
+            "wrong where the last stage is right",
+            "choices": ("top1", "top5", "excess"),
+        },
+    )
+    policies: tuple[str, ...] = field(
+        default=POLICIES,
+        metadata={
+            "help": "policy families to choose from, on held-out folds",
+            "choices": ("constant", "threshold", "logistic", "value", "boosted"),
+        },
+    )
+    answer: str = field(
+        default="fused",
+        metadata={
+            "help": "what is answered at an exit: the last stage's answer, the most trusted of those paid for, "
+            "or all of them fused",
+            "choices": ("last", "any", "fused"),
+        },
+    )
+    calibrate: bool = field(default=True, metadata={"help": "fit a temperature for each stage's logits"})
+    agreement: bool = field(default=True, metadata={"help": "let policies see how far the stages on a path agree"})
+    points: int = field(
+        default=50, metadata={"help": "operating points on the frontier", "minimum": 1, "maximum": 1000}
+    )
+    seed: int = field(
+        default=0, metadata={"help": "seed of splits, folds and bootstrap", "minimum": 0, "maximum": 2**31}
+    )
+    out: Path = field(default=Path("frontier"), metadata={"help": "folder to write into; made if need be"})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv``; returns the exit code."""
+    return guard(lambda: run(parse(Settings, argv, "python -m eval.frontier", __doc__ or "")))
+
+
+def run(settings: Settings) -> None:
+    """Read, fit, route, compare, write the files, print the tables."""
+    from eval.files import writable
+
+    folder = writable(settings.out, "--out", FILES)
+    with _steps() as step:
+        step("reading the data")
+        data, routes = _load(settings)
+        chosen, tested, sweep = operating_points(settings, data, routes, step)
+        step("comparing")
+        from cascades.plain import describe, to_plain
+        from eval.files import frontier_frame
+        from eval.intervals import Bootstrap
+        from eval.picture import frontier_picture
+        from eval.summary import summarise
+
+        summary = summarise(chosen, tested, how=Bootstrap(seed=settings.seed))
+        frame = frontier_frame(chosen, tested)
+        step("writing")
+        examples = len(tested[0].routing)
+        policies: dict[str, Any] = {
+            "format": "offramp cascades",
+            "version": 1,
+            "cascades": describe(sweep),
+            "sweep": to_plain(sweep),
+        }
+        written = [
+            folder.write_csv(FILES[0], frame),
+            folder.write_png(FILES[1], frontier_picture(frame, routes.unit, examples)),
+            folder.write_json(FILES[2], policies),
+            folder.write_json(FILES[3], summary),
+        ]
+    from eval.table import show
+
+    show(summary, written)
+
+
+def _load(settings: Settings) -> tuple[DataFolder, Routes]:
+    from cascades.folder import read_folder
+    from cascades.topology import parse_topology, unroll
+
+    data = read_folder(settings.data, settings.seed)
+    topology = parse_topology(settings.topology, tuple(data.costs.stages))
+    for part, outputs in data.parts.items():
+        if len(outputs) < LEAST_EXAMPLES:
+            found = f"{len(outputs)} in part {part!r}"
+            raise InputError(f"at least {LEAST_EXAMPLES} examples, to fit and to judge anything", found, data.name)
+    return data, unroll(topology, data.costs)
+
+
+def operating_points(
+    settings: Settings, data: DataFolder, routes: Routes, step: Any = lambda _: None
+) -> tuple[list[OperatingPoint], list[OperatingPoint], Sweep]:
+    """Every router's points on the part that they are picked on, the same on the test part, and the fitted sweep.
+
+    Picked on the tune part if there is one; else on the fit part, the policies' points then being cross-fitted.
+    """
+    from cascades.answers import LOSSES
+    from cascades.fit import FitSettings, fit_sweep
+    from cascades.outcomes import single_outcomes
+    from cascades.routing import OperatingPoint
+    from features.evidence import EvidenceSettings
+    from features.glance import TOP
+    from oracles import ORACLES
+
+    parts = {name: outputs.of(routes.stages) for name, outputs in data.parts.items()}
+    loss = LOSSES[settings.loss]
+    evidence = EvidenceSettings(calibrate=settings.calibrate, agreement=settings.agreement, ranks=max(TOP, loss.ranks))
+    how = FitSettings(settings.policies, settings.answer, settings.loss, evidence, settings.seed)
+    sweep, held_out = fit_sweep(parts["fit"], routes, settings.points, how, step)
+    step("routing the test part")
+    tested = sweep.route(parts["test"])
+    chosen = sweep.route(parts["tune"]) if "tune" in parts else held_out.routed
+
+    def points(routed: Any) -> list[OperatingPoint]:
+        return [
+            OperatingPoint("policy", settings.answer, float(price), routed.at(i))
+            for i, price in enumerate(sweep.prices)
+        ]
+
+    picked, reported = points(chosen), points(tested)
+    calibration = sweep.reader.calibration
+    outcomes = {name: single_outcomes(outputs, loss, calibration) for name, outputs in parts.items()}
+    fit = outcomes["fit"].take(held_out.rows)
+    for name, oracle in ORACLES.items():
+        step(f"comparing with {name}")
+        picked += oracle(fit, outcomes["tune"] if "tune" in outcomes else fit, routes, sweep.prices)
+        reported += oracle(fit, outcomes["test"], routes, sweep.prices)
+    return picked, reported, sweep
+
+
+@contextmanager
+def _steps() -> Iterator[Any]:
+    """A line that says what is being done, on a terminal; nothing in a pipe."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("starting", total=None)
+        yield lambda text: progress.update(task, description=text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

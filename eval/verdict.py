@@ -1,0 +1,97 @@
+"""A summary turned into one sentence: is the learned policy worth having on these data?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+THRESHOLDS = {"joint": "jointly tuned thresholds", "myopic": "thresholds set one by one"}
+"""The simple rivals of a learned policy, and what a sentence calls them."""
+
+Record = Mapping[str, Any]
+
+
+def verdict(summary: Record) -> dict[str, str]:
+    """A code, the rival it is about, and a sentence.
+
+    ``no_help``: neither policy nor thresholds are cheaper than the best single stage at its error, or have less area
+    than the line between single stages. ``policy_ahead``: the policy has less area than the rival and is cheaper at
+    some margin. ``behind``: the rival has less area, or is cheaper at some margin and the policy at none.
+    ``threshold_as_good``: none of these. "Less" and "cheaper" mean that the interval leaves no doubt. The rival is the
+    threshold router of least area on the part that points are chosen on, empty if there is none.
+    """
+    rivals: Record = summary["rivals"]
+    rival = min(rivals, key=lambda name: float(rivals[name]["chosen_area"] or 0.0), default="")
+    simple = THRESHOLDS.get(rival, "")
+    difference: Record | None = summary["area"]["policy_above"].get(rival)
+    duels = rivals[rival]["margins"] if rival else []
+    wins = [duel for duel in duels if duel["cheaper"] == "policy"]
+    losses = [duel for duel in duels if duel["cheaper"] == rival]
+    stage = summary["best_single"]["stage"]
+    if not any(_helps(summary, name) for name in ("policy", *rivals)):
+        code = "no_help"
+        text = f"Does not help here: on unseen examples nothing is cheaper than {stage} at its error, or better than "
+        text += "a random mix of single stages."
+    elif not rival:
+        code = "policy_ahead"
+        text = f"The learned policy helps: {_saving(summary, 'policy')}; there was no threshold to compare it with."
+    elif wins and _below(difference, 0.0):
+        code = "policy_ahead"
+        text = f"The learned policy is ahead of {simple}: {_less(wins[0], stage)}."
+        if losses:
+            text += f" Not everywhere: {_more(losses[0], stage)}."
+    elif losses and not wins:
+        code, text = "behind", f"A tuned threshold does better here ({simple}): {_more(losses[0], stage)}."
+    elif difference and _above(difference, 0.0):
+        code, text = "behind", f"A tuned threshold does better here ({simple}): over all budgets the learned policy is "
+        text += f"wrong {_points(difference['value'])} more often."
+    else:
+        code = "threshold_as_good"
+        text = f"A tuned threshold does as well: {_saving(summary, 'policy')}, with {simple} "
+        text += f"{_times(summary, rival)}; the difference may be chance."
+    return {"code": code, "rival": rival, "text": text}
+
+
+def _helps(summary: Record, router: str) -> bool:
+    first: Record = summary["routers"][router][0]
+    cheaper = first["reached"] and _above(first["speedup"], 1.0) and not _above(first["extra_error"], 0.0)
+    return bool(cheaper) or _below(summary["area"]["above_singles"][router], 0.0)
+
+
+def _above(estimate: Record, number: float) -> bool:
+    return estimate["low"] is not None and bool(estimate["low"] > number)
+
+
+def _below(estimate: Record | None, number: float) -> bool:
+    return estimate is not None and estimate["high"] is not None and bool(estimate["high"] < number)
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.3g} points"
+
+
+def _where(margin: float, stage: str) -> str:
+    return f"within {_points(margin)} of {stage}'s error" if margin else f"at {stage}'s error"
+
+
+def _less(duel: Record, stage: str) -> str:
+    found = duel["times_cheaper"]
+    interval = f"{found['low']:.2f} to {found['high']:.2f}"
+    return f"{_where(duel['margin'], stage)} it costs {found['value']:.2f} times less ({interval})"
+
+
+def _more(duel: Record, stage: str) -> str:
+    found = duel["times_cheaper"]
+    interval = f"{1 / found['high']:.2f} to {1 / found['low']:.2f}"
+    return f"{_where(duel['margin'], stage)} the learned policy costs {1 / found['value']:.2f} times more ({interval})"
+
+
+def _saving(summary: Record, router: str) -> str:
+    margin = summary["routers"][router][0]["margin"]
+    stage = summary["best_single"]["stage"]
+    return f"{_where(margin, stage)} it costs {_times(summary, router)} less than {stage}"
+
+
+def _times(summary: Record, router: str) -> str:
+    first: Record = summary["routers"][router][0]
+    return f"{first['speedup']['value']:.2f} times" if first["reached"] else "no"

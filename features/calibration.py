@@ -1,0 +1,159 @@
+"""What a stage said, turned into probabilities that can be believed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit, logsumexp
+
+from features.logistic import weighted_logistic
+from features.outputs import NO_ANSWER, Floats, Ints, Stage
+from features.spline import Spline, fit_spline
+
+MANY_CLASSES = 64
+"""Classes beyond which a class is known by its reliability alone, not by an indicator and a row of confusions."""
+
+TEMPERATURE_ROWS = 5_000
+"""Examples that a temperature, one number, is fitted on; more change it in the third digit."""
+
+SHRINK = 5.0
+"""Examples of prior belief in a class's reliability or a row of confusions (an empirical Bayes weight)."""
+
+CONFIDENCE_KNOTS = 6
+RIDGE = 3e-3
+LEAST = 1e-6
+"""Least probability given to a class: an API's silence about a class isn't proof."""
+
+
+def fit_temperature(logits: Floats, labels: Ints) -> float:
+    """The temperature at which softmax(logits / T) has the least log loss on labels (n,) (Guo et al., 2017).
+
+    >>> z = np.log([[0.9, 0.1]] * 10)
+    >>> round(fit_temperature(2 * z, np.array([0] * 9 + [1])), 2)
+    2.0
+    """
+    z = np.asarray(logits[:TEMPERATURE_ROWS], dtype=np.float64)
+    y = labels[:TEMPERATURE_ROWS]
+    right = z[np.arange(len(y)), y]
+
+    def loss(log_t: float) -> float:
+        t = np.exp(log_t)
+        return float(np.mean(logsumexp(z / t, axis=1) - right / t))
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x))
+
+
+@dataclass(frozen=True)
+class AnswerCalibration:
+    """How far to believe a stage that gives answers: P(label = y | answer, confidence), as fitted.
+
+    ``names`` of the measured columns used, and whether each lies within [0, 1] (read as log odds then);
+    ``reliability`` (c,) log odds that an answer of each class is right, shrunk to the mean; ``spline`` and
+    ``coefficients`` the logistic regression of "right" on it and the measured columns; ``ranks`` (r,) the share
+    of the wrong first answers for which the label stands at each further rank; ``confusion`` (c, c), where a wrong
+    answer's label lies otherwise, (0, 0) with many classes (uniform then).
+    """
+
+    classes: int
+    names: tuple[str, ...]
+    bounded: tuple[bool, ...]
+    reliability: Floats
+    spline: Spline
+    coefficients: Floats
+    ranks: Floats
+    confusion: Floats
+
+    def right(self, stage: Stage) -> Floats:
+        """Log odds (n,) that the first answer is right."""
+        return np.asarray(
+            (self.spline(_columns(stage, self.reliability, self.names, self.bounded)) @ self.coefficients).clip(-12, 12)
+        )
+
+    def logp(self, stage: Stage) -> Floats:
+        """Log probability (n, c) of every class; for up to ``MANY_CLASSES``."""
+        assert stage.answers is not None
+        n, index = len(stage.answers), np.arange(len(stage.answers))
+        first = stage.answers[:, 0]
+        wrong = expit(-self.right(stage))
+        p = self.confusion[first] * (wrong * (1 - self.ranks.sum()))[:, None]
+        for rank in range(stage.answers.shape[1]):
+            known = stage.answers[:, rank] != NO_ANSWER
+            mass = (1 - wrong) if rank == 0 else wrong * self.ranks[rank]
+            p[index[known], stage.answers[known, rank]] += mass[known]
+        p = np.maximum(p, LEAST)
+        return np.asarray(np.log(p / p.sum(axis=1, keepdims=True)), dtype=np.float32).reshape(n, self.classes)
+
+    def logp_of(self, stage: Stage, candidates: Ints) -> tuple[Floats, Floats]:
+        """Log probability of each of ``candidates`` (n, m), and (n,) of none of the stage's own answers."""
+        assert stage.answers is not None
+        wrong = expit(-self.right(stage))
+        rest = wrong * (1 - self.ranks.sum())
+        unnamed = max(self.classes - stage.answers.shape[1], 1)
+        p = np.repeat((rest / unnamed)[:, None], candidates.shape[1], axis=1)
+        for rank in range(stage.answers.shape[1] - 1, -1, -1):
+            mass = (1 - wrong) if rank == 0 else wrong * self.ranks[rank]
+            same = candidates == stage.answers[:, rank, None]
+            p = np.where(same & (candidates != NO_ANSWER), mass[:, None], p)
+        return np.log(np.maximum(p, LEAST)).astype(np.float32), np.log(np.maximum(rest, LEAST)).astype(np.float32)
+
+
+def fit_answers(stage: Stage, labels: Ints, classes: int) -> AnswerCalibration:
+    """Learn from labels (n,) how far to believe ``stage``'s answers; see ``AnswerCalibration``."""
+    assert stage.answers is not None
+    first = stage.answers[:, 0]
+    right = (first == labels).astype(np.float64)
+    base = (right.sum() + 1) / (len(right) + 2)
+    hits = np.bincount(first, right, minlength=classes)
+    count = np.bincount(first, minlength=classes)
+    share = (hits + SHRINK * base) / (count + SHRINK)
+    # an example's own label must not tell the regression below how reliable its class is
+    without = (hits[first] - right + SHRINK * base) / (count[first] - 1 + SHRINK)
+    wrong = max(len(right) - right.sum(), 1.0)
+    ranks = np.array(
+        [0.0]
+        + [
+            float(np.mean(stage.answers[:, r] == labels) * len(labels) / wrong)
+            for r in range(1, stage.answers.shape[1])
+        ]
+    )
+    names = tuple(stage.measured)
+    bounded = tuple(bool(column.min() >= 0 and column.max() <= 1) for column in stage.measured.values())
+    reliability = np.asarray(logit(share))
+    x = _columns(stage, reliability, names, bounded)
+    x[:, 0] = logit(without)
+    spline = fit_spline(x, CONFIDENCE_KNOTS)
+    w = weighted_logistic(spline(x), right[:, None], np.ones((len(right), 1)), RIDGE)
+    confusion = _confusion(first, labels, classes) if classes <= MANY_CLASSES else np.zeros((0, 0))
+    return AnswerCalibration(classes, names, bounded, reliability, spline, w[:, 0], ranks, confusion)
+
+
+def _columns(stage: Stage, reliability: Floats, names: tuple[str, ...], bounded: tuple[bool, ...]) -> Floats:
+    """Reliability of the answer, the measured numbers, and with few classes an indicator and slope for each."""
+    assert stage.answers is not None
+    first = stage.answers[:, 0]
+    measured = [
+        _unbounded(np.asarray(stage.measured[name], np.float64), b) for name, b in zip(names, bounded, strict=True)
+    ]
+    columns = [reliability[first], *measured]
+    if 2 <= len(reliability) <= MANY_CLASSES:
+        is_class = (first[:, None] == np.arange(len(reliability))).astype(np.float64)
+        columns += [*is_class.T]
+        if measured:
+            columns += [*(is_class * measured[0][:, None]).T]
+    return np.column_stack(columns)
+
+
+def _unbounded(confidence: Floats, bounded: bool) -> Floats:
+    """Numbers within [0, 1] as log odds, others as they are: a spline wants the tails spread out."""
+    return np.asarray(logit(np.clip(confidence, 1e-4, 1 - 1e-4))) if bounded else confidence
+
+
+def _confusion(answer: Ints, labels: Ints, classes: int) -> Floats:
+    """(c, c): where the label lies when an answer of each class is wrong, shrunk to how common labels are."""
+    prior = (np.bincount(labels, minlength=classes) + 1.0) / (len(labels) + classes)
+    counts = SHRINK * np.broadcast_to(prior, (classes, classes)).copy()
+    np.add.at(counts, (answer, labels), 1.0)
+    np.fill_diagonal(counts, 0.0)
+    return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), LEAST))

@@ -1,0 +1,372 @@
+"""What the stages on a path said, turned into a belief about the label and the columns that a policy may look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.belief import CORRECTED_CLASSES, FLOOR, OUT, Pool, columns_of, correct, fit_weights
+from features.calibration import MANY_CLASSES, AnswerCalibration, fit_answers, fit_temperature
+from features.glance import FARTHEST, FEATURES, TOP, Glance, glance
+from features.outputs import NO_ANSWER, Floats, Ints, Outputs, Stage
+
+Path = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EvidenceSettings:
+    """What is computed from the outputs: each can be switched off to see what it buys.
+
+    ``calibrate``: a temperature a stage; ``stack``: belief from all stages on the path rather than the last one
+    alone; ``agreement``: columns that compare the stages; ``ranks``: ranked classes kept.
+    """
+
+    calibrate: bool = True
+    stack: bool = True
+    agreement: bool = True
+    ranks: int = TOP
+
+
+@dataclass(frozen=True)
+class View:
+    """What is known of n examples at the end of one path.
+
+    ``x`` (n, d) float32 with the ``columns``' names; ``logp`` (n, m) log belief in each alternative;
+    ``alternatives`` (n, m) their classes, None where they are the c classes themselves (``NO_ANSWER``: some class
+    that nobody named).
+    """
+
+    columns: tuple[str, ...]
+    x: Floats
+    logp: Floats
+    alternatives: Ints | None
+
+    def ranked(self, ranks: int) -> Ints:
+        """The ``ranks`` likeliest classes (n, ranks), best first; padded with ``NO_ANSWER``."""
+        named = self.logp if self.alternatives is None else np.where(self.alternatives == NO_ANSWER, OUT, self.logp)
+        if ranks == 1:
+            best = named.argmax(axis=1)[:, None]
+        else:
+            best = np.argsort(-named, axis=1, kind="stable")[:, :ranks]
+        found = best if self.alternatives is None else np.take_along_axis(self.alternatives, best, axis=1)
+        found = np.where(np.take_along_axis(named, best, axis=1) <= OUT / 2, NO_ANSWER, found)
+        if found.shape[1] < ranks:
+            found = np.pad(found, ((0, 0), (0, ranks - found.shape[1])), constant_values=NO_ANSWER)
+        return found
+
+    def probability(self, classes: Ints) -> Floats:
+        """Belief (n,) that the label is among ``classes`` (n, r), each counted once, ``NO_ANSWER`` never."""
+        total = np.zeros(len(self.logp))
+        for rank in range(classes.shape[1]):
+            wanted = classes[:, rank]
+            usable = wanted != NO_ANSWER
+            if self.alternatives is None:
+                p = np.exp(np.take_along_axis(self.logp, np.where(usable, wanted, 0)[:, None], axis=1)[:, 0])
+            else:
+                same = (self.alternatives == wanted[:, None]) & (self.logp > OUT / 2)
+                p = np.where(same, np.exp(self.logp), 0).sum(axis=1)
+            total += np.where(usable, p, 0)
+        return np.minimum(total, 1)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Everything that turns outputs into evidence, fitted on the fit part.
+
+    ``temperature`` (k,), NaN for a stage of answers; ``calibration`` of the stages of answers, by index;
+    ``log_prior`` (c,), empty with many classes; ``pools`` by path.
+    """
+
+    settings: EvidenceSettings
+    stages: tuple[str, ...]
+    classes: int
+    temperature: Floats
+    calibration: Mapping[int, AnswerCalibration]
+    log_prior: Floats
+    pools: Mapping[Path, Pool]
+
+    @property
+    def dense(self) -> bool:
+        """Whether the alternatives are the classes (few) or the answers that the stages on a path gave (many)."""
+        return self.classes <= MANY_CLASSES
+
+    def read(self, outputs: Outputs) -> Reading:
+        """Read the stages once, for the views at the end of any path."""
+        said = Said(self, outputs)
+        return Reading(said.ranked, lambda path: _view(self, said, path, self.pools[path](*said.at(path))))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read of n examples: ``ranked`` (n, k, r), every stage's own answers, and ``view`` of a path."""
+
+    ranked: Ints
+    view: Callable[[Path], View]
+
+
+class Said:
+    """What each stage says of each alternative, calibrated: read once, combined for every path.
+
+    ``ranked`` (n, k, r) the stages' answers; ``logp`` per stage (n, c), with few classes.
+    """
+
+    def __init__(self, reader: Reader, outputs: Outputs) -> None:
+        self.reader = reader
+        self.stages = outputs.stages
+        self.glances: dict[int, Glance] = {}
+        ranked = []
+        for s, stage in enumerate(outputs.stages):
+            if stage.logits is not None:
+                self.glances[s] = glance(stage.logits, float(reader.temperature[s]), reader.settings.ranks)
+                ranked.append(self.glances[s].top)
+            else:
+                assert stage.answers is not None
+                ranked.append(stage.answers[:, : reader.settings.ranks].astype(np.int32))
+        width = max(r.shape[1] for r in ranked)
+        self.ranked = np.stack(
+            [np.pad(r, ((0, 0), (0, width - r.shape[1])), constant_values=NO_ANSWER) for r in ranked], axis=1
+        )
+        self.logp = [self._dense(s) for s in range(len(outputs.stages))] if reader.dense else []
+
+    def _dense(self, s: int) -> Floats:
+        stage = self.stages[s]
+        if stage.logits is None:
+            return np.maximum(self.reader.calibration[s].logp(stage), np.float32(FLOOR))
+        z = np.asarray(stage.logits, dtype=np.float32) / np.float32(self.reader.temperature[s])
+        return np.asarray(np.maximum(z - self.glances[s].log_sum_exp[:, None], np.float32(FLOOR)))
+
+    def alternatives(self, path: Path) -> Ints | None:
+        """Classes (n, m) named by the stages of the path, then ``NO_ANSWER``; None where all classes are."""
+        if self.reader.dense:
+            return None
+        named = self.ranked[:, list(path)].reshape(len(self.ranked), -1)
+        return np.concatenate([named, np.full((len(named), 1), NO_ANSWER, named.dtype)], axis=1)
+
+    def said(self, path: Path) -> Floats:
+        """Log probability (n, j, m) that each stage on the path gives to each alternative."""
+        if self.reader.dense:
+            return np.stack([self.logp[s] for s in path], axis=1)
+        classes = self.alternatives(path)
+        assert classes is not None
+        return np.stack([self._sparse(s, classes[:, :-1]) for s in path], axis=1)
+
+    def _sparse(self, s: int, classes: Ints) -> Floats:
+        stage = self.stages[s]
+        if stage.logits is None:
+            named, rest = self.reader.calibration[s].logp_of(stage, classes)
+        else:
+            z = np.take_along_axis(stage.logits, np.maximum(classes, 0), axis=1).astype(np.float32)
+            named = z / np.float32(self.reader.temperature[s]) - self.glances[s].log_sum_exp[:, None]
+            mass = np.where(_repeats(classes), 0, np.exp(named)).sum(axis=1)
+            rest = np.log(np.maximum(1 - mass, np.exp(FLOOR)))
+        return np.maximum(np.concatenate([named, rest[:, None]], axis=1), np.float32(FLOOR))
+
+    def at(self, path: Path) -> tuple[Floats, Floats, NDArray[np.bool_] | None]:
+        """What a ``Pool`` is applied to: its columns, what was said, and what is ruled out."""
+        said = self.said(path)
+        classes = self.alternatives(path)
+        used = said if self.reader.settings.stack else said[:, -1:]
+        return (
+            columns_of(used, self._first(path, classes), self._prior(), classes is not None),
+            used,
+            self._out(classes),
+        )
+
+    def _first(self, path: Path, classes: Ints | None) -> Ints:
+        """The stages' answers (n, j) as indices of alternatives."""
+        stages = list(path) if self.reader.settings.stack else [path[-1]]
+        answers = self.ranked[:, stages, 0]
+        if classes is None:
+            return answers
+        return (classes[:, None, :] == answers[:, :, None]).argmax(axis=2)
+
+    def _prior(self) -> Floats | None:
+        return self.reader.log_prior if self.reader.dense else None
+
+    @staticmethod
+    def _out(classes: Ints | None) -> NDArray[np.bool_] | None:
+        if classes is None:
+            return None
+        out = np.zeros(classes.shape, bool)
+        out[:, :-1] = _repeats(classes[:, :-1])
+        return out
+
+
+def _repeats(classes: Ints) -> NDArray[np.bool_]:
+    """(n, m): whether a slot holds a class of an earlier slot, or none."""
+    out = np.asarray(classes == NO_ANSWER)
+    for later in range(1, classes.shape[1]):
+        for earlier in range(later):
+            out[:, later] |= classes[:, later] == classes[:, earlier]
+    return out
+
+
+def fit_reader(
+    outputs: Outputs, paths: tuple[Path, ...], folds: Ints, settings: EvidenceSettings
+) -> tuple[Reader, Reading]:
+    """Fit a reader on all examples, and give their evidence as readers that did not see them would.
+
+    ``folds`` (n,) fold of each example. Temperatures and pooling weights are a handful of numbers each and are
+    fitted on all; calibrations of answers and corrections by class are cross-fitted.
+    """
+    labels, c = outputs.labels, outputs.classes
+    dense = c <= MANY_CLASSES
+    prior = np.log((np.bincount(labels, minlength=c) + 1.0) / (len(labels) + c)) if dense else np.zeros(0)
+    temperature = np.array([_temperature(stage, labels, settings) for stage in outputs.stages])
+    answering = [s for s, stage in enumerate(outputs.stages) if stage.logits is None]
+    calibration = {s: fit_answers(outputs.stages[s], labels, c) for s in answering}
+    reader = Reader(settings, outputs.names, c, temperature, calibration, prior, {})
+    said = _held_out_said(reader, outputs, folds)
+    pools: dict[Path, Pool] = {}
+    beliefs: dict[Path, Floats] = {}
+
+    def fit(path: Path) -> None:
+        pools[path], beliefs[path] = _fit_pool(said, path, labels, folds)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(fit, paths))
+    reader = replace(reader, pools={path: pools[path] for path in paths})
+    return reader, Reading(said.ranked, lambda path: _view(reader, said, path, beliefs[path]))
+
+
+def _temperature(stage: Stage, labels: Ints, settings: EvidenceSettings) -> float:
+    if stage.logits is None:
+        return float("nan")
+    return fit_temperature(stage.logits, labels) if settings.calibrate and stage.logits.shape[1] > 1 else 1.0
+
+
+def _held_out_said(reader: Reader, outputs: Outputs, folds: Ints) -> Said:
+    """What the stages say, where calibrations of answers come from the other folds."""
+    said = Said(reader, outputs)
+    if not reader.calibration:
+        return said
+    return CrossSaid(reader, outputs, folds, said)
+
+
+class CrossSaid(Said):
+    """As ``Said``, but every fold's answers are calibrated by what was fitted on the other folds."""
+
+    def __init__(self, reader: Reader, outputs: Outputs, folds: Ints, whole: Said) -> None:
+        self.reader, self.stages, self.glances, self.ranked = reader, whole.stages, whole.glances, whole.ranked
+        self.parts: list[tuple[Ints, Said]] = []
+        for fold in np.unique(folds):
+            rest, rows = outputs.take(np.flatnonzero(folds != fold)), np.flatnonzero(folds == fold)
+            fitted = {s: fit_answers(rest.stages[s], rest.labels, reader.classes) for s in reader.calibration}
+            self.parts.append((rows, Said(replace(reader, calibration=fitted), outputs.take(rows))))
+        self.logp = []
+        if reader.dense:
+            for s in range(len(outputs.stages)):
+                self.logp.append(self._gather(lambda said, s=s: said.logp[s]))  # type: ignore[misc]
+
+    def _sparse(self, s: int, classes: Ints) -> Floats:
+        out = np.empty((len(classes), classes.shape[1] + 1), np.float32)
+        for rows, said in self.parts:
+            out[rows] = said._sparse(s, classes[rows])
+        return out
+
+    def _gather(self, of: Callable[[Said], Floats]) -> Floats:
+        first = of(self.parts[0][1])
+        out = np.empty((len(self.ranked), *first.shape[1:]), first.dtype)
+        for rows, said in self.parts:
+            out[rows] = of(said)
+        return out
+
+
+def _fit_pool(said: Said, path: Path, labels: Ints, folds: Ints) -> tuple[Pool, Floats]:
+    """The pool of one path, and the held-out log belief (n, m) of the examples it was fitted on."""
+    columns, spoken, out = said.at(path)
+    classes = said.alternatives(path)
+    if classes is None:
+        target = labels
+    else:
+        named = (classes == labels[:, None]) & ~(out if out is not None else False)
+        target = np.where(named.any(axis=1), named.argmax(axis=1), classes.shape[1] - 1)
+    pool = fit_weights(columns, out, target)
+    plain = pool(columns, spoken, out)
+    if classes is not None or spoken.shape[2] > CORRECTED_CLASSES or not said.reader.settings.stack:
+        return pool, plain
+    held_out = np.empty_like(plain)
+    for fold in np.unique(folds):
+        rows, rest = folds == fold, folds != fold
+        fitted = correct(pool, columns[rest], spoken[rest], target[rest])
+        held_out[rows] = fitted(columns[rows], spoken[rows], None)
+    index = np.arange(len(labels))
+    if held_out[index, target].mean() <= plain[index, target].mean():
+        return pool, plain
+    return correct(pool, columns, spoken, target), held_out
+
+
+def _view(reader: Reader, said: Said, path: Path, logp: Floats) -> View:
+    columns: dict[str, Floats] = {}
+    classes = said.alternatives(path)
+    _belief_columns(columns, reader, logp)
+    spoken = said.said(path)
+    best = logp.argmax(axis=1)
+    for j, s in enumerate(path):
+        name = reader.stages[s]
+        columns[f"{name}.on_belief"] = np.take_along_axis(spoken[:, j], best[:, None], axis=1)[:, 0]
+        if s in said.glances:
+            for feature, of in FEATURES.items():
+                columns[f"{name}.{feature}"] = of(said.glances[s])
+        else:
+            stage = said.stages[s]
+            columns |= {f"{name}.{key}": np.asarray(column) for key, column in stage.measured.items()}
+            columns[f"{name}.reliability"] = _reliability(spoken[:, j], said.ranked[:, s, 0], classes)
+    if reader.settings.agreement:
+        for (i, s), (j, t) in combinations(enumerate(path), 2):
+            _agreement_columns(columns, reader, said, (i, s), (j, t), spoken, classes)
+    x = np.column_stack([np.asarray(column, dtype=np.float32) for column in columns.values()])
+    return View(tuple(columns), x, logp, classes)
+
+
+def _belief_columns(columns: dict[str, Floats], reader: Reader, logp: Floats) -> None:
+    """Margins, entropy, doubt and, with few classes, an indicator of the class believed in."""
+    p = np.exp(logp)
+    best = logp.argmax(axis=1)
+    ordered = -np.partition(-logp, range(min(3, logp.shape[1])), axis=1)[:, :3]
+    ordered = np.maximum(np.pad(ordered, ((0, 0), (0, 3 - ordered.shape[1])), constant_values=-FARTHEST), -FARTHEST)
+    columns["belief.margin"] = ordered[:, 0] - ordered[:, 1]
+    columns["belief.second_margin"] = ordered[:, 1] - ordered[:, 2]
+    columns["belief.entropy"] = -np.einsum("nm,nm->n", p, np.maximum(logp, -100))
+    others = p.sum(axis=1) - np.take_along_axis(p, best[:, None], axis=1)[:, 0]
+    columns["belief.doubt"] = np.log(np.maximum(others, np.exp(-FARTHEST)))
+    if reader.classes <= CORRECTED_CLASSES:
+        for y in range(reader.classes):
+            columns[f"belief.is_{y}"] = best == y
+
+
+def _reliability(spoken: Floats, first: Ints, classes: Ints | None) -> Floats:
+    """Log probability (n,) that the stage's answer is right, by its own (held-out) calibration."""
+    at = first if classes is None else (classes == first[:, None]).argmax(axis=1)
+    return np.asarray(np.take_along_axis(spoken, at[:, None], axis=1)[:, 0])
+
+
+def _agreement_columns(
+    columns: dict[str, Floats],
+    reader: Reader,
+    said: Said,
+    earlier: tuple[int, int],
+    later: tuple[int, int],
+    spoken: Floats,
+    classes: Ints | None,
+) -> None:
+    """How far two stages on the path agree: answers, what each thinks of the other's, divergence, ranks shared."""
+    (i, s), (j, t) = earlier, later
+    pair = f"{reader.stages[s]}~{reader.stages[t]}"
+    a, b = said.ranked[:, s, 0], said.ranked[:, t, 0]
+    columns[f"{pair}.same"] = a == b
+    columns[f"{pair}.later_on_earlier"] = _reliability(spoken[:, j], a, classes)
+    columns[f"{pair}.earlier_on_later"] = _reliability(spoken[:, i], b, classes)
+    p, q = np.exp(spoken[:, i]), np.exp(spoken[:, j])
+    middle = np.log((p + q) / 2 + np.exp(FLOOR))
+    columns[f"{pair}.divergence"] = 0.5 * (
+        np.einsum("nm,nm->n", p, spoken[:, i] - middle) + np.einsum("nm,nm->n", q, spoken[:, j] - middle)
+    )
+    if said.ranked.shape[2] > 1:
+        shared = (said.ranked[:, s, :, None] == said.ranked[:, t, None, :]) & (said.ranked[:, s, :, None] != NO_ANSWER)
+        columns[f"{pair}.overlap"] = shared.sum(axis=(1, 2))

@@ -1,0 +1,90 @@
+"""Logistic regression on confidence features: the paper's policy, weighted by what a wrong turn costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from features.logistic import weighted_logistic
+from features.outputs import Floats, Ints
+from policies.policy import Decision, named
+
+COLUMNS = (".entropy", ".margin", ".max_probability", ".doubt", ".confidence", ".reliability", ".same")
+"""Entropy above all (Bolukbasi et al., 2017), the other confidences, and whether the stages agree."""
+
+
+@dataclass(frozen=True)
+class LogisticRules:
+    """A tournament of linear rules: action a-1 meets a-2, the winner a-3, …, the last winner meets 0 (stop).
+
+    ``columns`` (d',), ``mean`` and ``scale`` (d',) standardise them; ``weights`` (a-1, 1+d', q): match j is
+    between action j and the winner among the later ones; a positive score keeps the later one.
+    """
+
+    columns: Ints
+    mean: Floats
+    scale: Floats
+    weights: Floats
+
+    @property
+    def prices(self) -> int:
+        """Number q of rules."""
+        return int(self.weights.shape[2])
+
+    def actions(self, x: Floats) -> Ints:
+        """Chosen action (n, q)."""
+        basis = _standardised(x[:, self.columns], self.mean, self.scale)
+        matches = len(self.weights)
+        winner = np.full((len(x), self.prices), matches, np.int8)
+        for j in range(matches - 1, -1, -1):
+            winner = np.where(basis @ self.weights[j] > 0, winner, np.int8(j))
+        return winner
+
+    def take(self, prices: Ints) -> LogisticRules:
+        """The rules of some of the prices."""
+        return LogisticRules(self.columns, self.mean, self.scale, self.weights[:, :, prices])
+
+    def __str__(self) -> str:
+        return f"stop where a linear score of {len(self.columns)} columns is at most 0"
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """Weighted binary classification with the logistic loss; three and more actions by a filter tree.
+
+    The reduction (Beygelzimer, Langford & Ravikumar, 2009): a tournament fitted from its leaves, each match a
+    binary problem whose label is the cheaper of the two entrants and whose weight is the difference, given the
+    matches already fitted. It fits the bottom-up order, needs a-1 problems and bounds the regret of the tournament
+    by that of its matches; one-against-all would have to compare scores of unlike problems.
+    """
+
+    columns: tuple[str, ...] = COLUMNS
+    ridge: float = 1e-3
+
+    def fit(self, decision: Decision) -> LogisticRules:
+        """All prices at once, the deepest jump first."""
+        columns = named(decision.columns, self.columns)
+        x = decision.x[:, columns].astype(np.float64)
+        scale = x.std(axis=0)
+        columns, x, scale = columns[scale > 1e-9], x[:, scale > 1e-9], scale[scale > 1e-9]
+        mean = x.mean(axis=0)
+        basis = _standardised(x, mean, scale)
+        n, a, q = decision.costs.shape
+        weights = np.empty((a - 1, basis.shape[1], q))
+        later = decision.costs[:, a - 1].astype(np.float64)
+        for j in range(a - 2, -1, -1):
+            gain = decision.costs[:, j] - later  # positive: going on is cheaper
+            weights[j] = weighted_logistic(basis, (gain > 0).astype(np.float64), np.abs(gain), self.ridge)
+            later = np.where(basis @ weights[j] > 0, later, decision.costs[:, j])
+        return LogisticRules(columns, mean, scale, weights)
+
+    def search_space(self) -> dict[str, tuple[Any, ...]]:
+        """Ridge and which columns."""
+        return {"ridge": (1e-4, 1e-3, 1e-2), "columns": (COLUMNS, (".entropy",))}
+
+
+def _standardised(x: Floats, mean: Floats, scale: Floats) -> Floats:
+    body = (x.astype(np.float64) - mean) / scale
+    return np.concatenate([np.ones((len(x), 1)), body], axis=1)

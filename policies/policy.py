@@ -1,0 +1,90 @@
+"""The contract between a policy, which is fitted, and the rules that come out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from features.outputs import Floats, Ints
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One decision to be learned, at every price of a sweep.
+
+    ``x`` (n, d) float32 with the ``columns``' names: what may be looked at. ``costs`` (n, a, q): what each of a
+    actions costs each example at each of q prices; action 0 is to stop. ``outcome`` (n, t): price-free quantities
+    that the costs are made of (how much less every later answer loses than stopping), for policies that estimate
+    those once for all prices; ``seed`` for those that need one.
+    """
+
+    columns: tuple[str, ...]
+    x: Floats
+    costs: Floats
+    outcome: Floats
+    seed: int = 0
+
+    def take(self, rows: Ints) -> Decision:
+        """The same decision on the examples ``rows``."""
+        return Decision(self.columns, self.x[rows], self.costs[rows], self.outcome[rows], self.seed)
+
+
+class Rules(Protocol):
+    """A frozen rule for each of q prices."""
+
+    @property
+    def prices(self) -> int:
+        """Number q of rules."""
+
+    def actions(self, x: Floats) -> Ints:
+        """Chosen action (n, q) int8 for ``x`` (n, d), the columns in the order in which it was fitted."""
+
+    def take(self, prices: Ints) -> Rules:
+        """The rules of the prices with these indices."""
+
+    def __str__(self) -> str:
+        """One line a person can read (the first price's rule)."""
+
+
+class Policy(Protocol):
+    """A family of rules: holds settings only; fitting changes nothing."""
+
+    def fit(self, decision: Decision) -> Rules:
+        """Rules, one a price, of least mean cost on ``decision`` within the family."""
+
+    def search_space(self) -> dict[str, tuple[Any, ...]]:
+        """Settings a tuner may try: name -> values."""
+
+
+def cross_fit(policy: Policy, decision: Decision, folds: Ints) -> tuple[Rules, Ints]:
+    """Rules fitted on all examples, and (n, q) the actions of rules that did not see the example's fold."""
+    held_out = np.empty((len(decision.x), decision.costs.shape[2]), np.int8)
+    whole: list[Rules] = []
+
+    def fit(fold: int | None) -> None:
+        if fold is None:
+            whole.append(policy.fit(decision))
+            return
+        rows, rest = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+        held_out[rows] = policy.fit(decision.take(rest)).actions(decision.x[rows])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the fits live in numpy, which lets go of the interpreter
+        list(pool.map(fit, [None, *np.unique(folds).tolist()]))
+    return whole[0], held_out
+
+
+def named(columns: Sequence[str], wanted: Sequence[str]) -> Ints:
+    """Indices of the columns whose name ends in one of ``wanted`` (or, if that ends in a dot, begins with it)."""
+    return np.array(
+        [
+            i
+            for i, column in enumerate(columns)
+            if any(column.startswith(w) if w.endswith(".") else column.endswith(w) for w in wanted)
+        ],
+        dtype=np.intp,
+    )
