@@ -14,6 +14,7 @@ from cascades.answers import ANSWERS, LOSSES
 from cascades.routing import Routes, Routing
 from features.evidence import Path, Reader
 from features.outputs import Floats, Ints, Outputs
+from policies.constant import ConstantRules
 from policies.policy import Rules
 
 CHUNK_ROWS = 8_192
@@ -45,9 +46,16 @@ class UnionRules:
         """The rules of some of the prices."""
         return UnionRules(self.names, tuple(member.take(prices) for member in self.members), self.pick[prices])
 
+    def with_stops(self, more: int) -> UnionRules:
+        """The same, and behind it ``more`` rules that always stop."""
+        prices = np.append(np.arange(self.prices), np.zeros(more, np.intp))
+        stop = ConstantRules(np.zeros(len(prices), np.int64))
+        members = (*(member.take(prices) for member in self.members), stop)
+        return UnionRules((*self.names, "constant"), members, np.append(self.pick, np.full(more, len(self.members))))
+
     def family(self, price: int) -> str:
         """Name of the family picked at a price."""
-        return self.names[self.pick[price]]
+        return str(self.names[self.pick[price]])
 
     def __str__(self) -> str:
         return str(self.members[self.pick[0]].take(np.array([0])))

@@ -32,6 +32,9 @@ SCOUTING_PRICES = 100
 LEAST_WEIGHT = 1e-4
 """Loss that the dearest path costs at the lowest price: less than any test part can resolve."""
 
+LONGEST_STEP = 0.05
+"""Share of the prices that may go to the interval between two neighbouring scouting prices."""
+
 SMOOTH = 3
 """Prices on either side over which held-out regrets are averaged before a family is picked."""
 
@@ -86,7 +89,8 @@ def fit_sweep(
     """Fit a cascade for each of ``points`` prices on ``outputs``, whose stages are those of ``routes``, in order.
 
     Follows Bolukbasi et al. (2017): last decision first, each a choice between stopping and every jump, costed by
-    what the fitted downstream really loses and spends on examples that it was not fitted on; the entry last.
+    what the fitted downstream really loses and spends on examples that it was not fitted on; the entry last. Behind
+    the prices (price NaN) stand the cascades of one stage, one an entry.
     """
     rng = np.random.default_rng(settings.seed)
     rows = np.sort(rng.permutation(len(outputs))[:FIT_ROWS])
@@ -104,8 +108,19 @@ def fit_sweep(
         families = {name: POLICIES[name] for name in settings.policies}
         fit = _Fit(ground, routes, folds, prices, families, settings.seed)
         fit.run(progress)
-    sweep = Sweep(routes, reader, settings.loss, ground.modes, prices, fit.rules, fit.entry())
-    return sweep, HeldOut(Routed(routes, fit.final(), ground.answer, ground.wrong, outputs.part), rows, fit.regrets)
+    # One stage and nothing else is a cascade too, and between two prices it may be the better one.
+    alone = np.array(routes.entries)
+    sweep = Sweep(
+        routes,
+        reader,
+        settings.loss,
+        ground.modes,
+        np.append(prices, np.full(len(alone), np.nan)),
+        {path: rules.with_stops(len(alone)) for path, rules in fit.rules.items()},
+        np.append(fit.entry(), alone),
+    )
+    path = np.column_stack([fit.final(), np.broadcast_to(alone, (len(sample), len(alone)))])
+    return sweep, HeldOut(Routed(routes, path, ground.answer, ground.wrong, outputs.part), rows, fit.regrets)
 
 
 def _lay_ground(outputs: Outputs, reading: Reading, routes: Routes, settings: FitSettings) -> Ground:
@@ -125,34 +140,53 @@ def _lay_ground(outputs: Outputs, reading: Reading, routes: Routes, settings: Fi
         modes[path] = min(losses, key=lambda mode: float(losses[mode].mean()))
         ranked = options[modes[path]]
         answer[:, i], wrong[:, i] = ranked[:, 0], losses[modes[path]]
-        expected = loss.expected(ranked, everything, full)
-        blend[:, i] = settings.softness * expected + (1 - settings.softness) * losses[modes[path]]
+        expected = recalibrated(loss.expected(ranked, everything, full), wrong[:, i])
+        blend[:, i] = settings.softness * expected + (1 - settings.softness) * wrong[:, i]
     return Ground(views, modes, answer, wrong, blend)
+
+
+def recalibrated(expected: Floats, wrong: Floats) -> Floats:
+    """Expected losses (n,), moved along a line so that they fit the losses (n,) that came: without it, a belief that
+    is too sure or too modest of one path's answers would draw examples to it or away.
+
+    >>> recalibrated(np.array([0.2, 0.2, 0.4, 0.4]), np.array([0, 0, 0, 1])).round(3).tolist()
+    [0.0, 0.0, 0.5, 0.5]
+    """
+    centred = expected - expected.mean(dtype=np.float64)
+    spread = float(centred @ centred)
+    slope = float(centred @ wrong) / spread if spread > 0 else 0.0
+    return np.asarray(wrong.mean() + slope * centred)
 
 
 def price_range(routes: Routes) -> Floats:
     """Prices (``SCOUTING_PRICES``,) from where cost hardly matters to where no second stage is worth calling."""
-    steps = np.array([routes.spent[q, routes.paths[q][-1]] for q in range(len(routes.paths))])
+    steps = np.array([spent[path[-1]] for spent, path in zip(routes.spent, routes.paths, strict=True)])
     first = min(routes.entries, key=lambda q: float(routes.cost[q]))
-    dear = steps[[q for q in range(len(steps)) if q != first and steps[q] > 0]]
-    dear = dear if dear.size else np.maximum(steps, np.finfo(float).tiny)
+    dear = np.delete(steps, first)
+    dear = dear[dear > 0] if (dear > 0).any() else np.maximum(steps, np.finfo(float).tiny)
     return np.geomspace(LEAST_WEIGHT / routes.cost.max(), 1.0 / dear.min(), SCOUTING_PRICES)
 
 
 def place_prices(scouts: Floats, cost: Floats, points: int) -> Floats:
     """``points`` prices at which the mean cost, seen at the prices ``scouts``, falls in even steps.
 
-    Half of the way is measured in cost and half in the logarithm of the price, so that no stretch is left bare.
+    Steps are measured half in the cost and half in its logarithm, so that neither end of the frontier is left bare.
 
-    >>> place_prices(np.array([1.0, 10.0, 100.0]), np.array([4.0, 4.0, 2.0]), 3).round(1).tolist()
-    [1.0, 17.8, 100.0]
+    >>> place_prices(np.array([1.0, 10.0, 100.0, 1000.0]), np.array([4.0, 4.0, 2.0, 2.0]), 3).round(1).tolist()
+    [10.0, 31.6, 100.0]
     """
     falling = np.minimum.accumulate(cost)
-    span = falling[0] - falling[-1]
-    fallen = (falling[0] - falling) / span if span > 0 else np.zeros(len(cost))
-    way = 0.5 * fallen + 0.5 * np.linspace(0, 1, len(cost)) if span > 0 else np.linspace(0, 1, len(cost))
-    at = np.linspace(0, 1, points) if points > 1 else np.array([0.5])
-    return np.asarray(np.exp(np.interp(at, way, np.log(scouts))))
+    if not falling[0] > falling[-1]:
+        return np.geomspace(scouts[0], scouts[-1], points)
+    step = -np.diff(falling) / (falling[0] - falling[-1])
+    if falling[-1] > 0:
+        step = (step + np.diff(-np.log(falling)) / np.log(falling[0] / falling[-1])) / 2
+    # where one price divides two far apart costs, more prices find nothing in between
+    way = np.concatenate([[0], np.cumsum(np.minimum(step, LONGEST_STEP))])
+    moving = np.flatnonzero(np.diff(way) > 0)
+    ends = slice(moving[0], moving[-1] + 2)
+    rising = way[ends] + np.linspace(0, 1e-9, len(way[ends]))
+    return np.asarray(np.exp(np.interp(np.linspace(way[0], way[-1], points), rising, np.log(scouts[ends]))))
 
 
 class _Fit:
@@ -218,7 +252,7 @@ class _Fit:
         return np.array(entries)[total.argmin(axis=0)]
 
     def _objective(self, stop: Ints) -> Floats:
-        loss = np.take_along_axis(self.ground.blend, stop, axis=1).mean(axis=0, dtype=np.float64)
+        loss = np.take_along_axis(self.ground.wrong, stop, axis=1).mean(axis=0, dtype=np.float64)
         return np.asarray(loss + self.prices * self.routes.cost[stop].mean(axis=0))
 
     def final(self) -> Ints:

@@ -96,7 +96,7 @@ def describe(sweep: Sweep) -> list[dict[str, Any]]:
     named = {path: " > ".join(sweep.routes.stages[s] for s in path) for path in sweep.routes.paths}
     return [
         {
-            "price": float(price),
+            "price": float(price) if price > 0 else None,  # None: one stage and nothing else
             "entry": named[sweep.routes.paths[int(entry)]],
             "rules": {
                 named[path]: {"family": rule.family(i), "rule": str(rule.take(np.array([i])))}

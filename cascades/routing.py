@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -123,3 +123,17 @@ class OperatingPoint:
     family: str
     price: float
     routing: Routing
+
+
+def mixed(one: Routing, other: Routing, share: float, seed: int) -> Routing:
+    """Each example goes ``one`` way with probability 1 - ``share``, else the ``other``: a seeded coin an example.
+
+    Two routings span every cost between them; on a frontier's hull nothing deterministic need lie there.
+    """
+    other_way = np.random.default_rng(seed).random(len(one)) < share
+    return replace(
+        one,
+        path=np.where(other_way, other.path, one.path),
+        answer=np.where(other_way, other.answer, one.answer),
+        wrong=np.where(other_way, other.wrong, one.wrong),
+    )

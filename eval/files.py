@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from cascades.routing import OperatingPoint
+    from eval.intervals import Bootstrap
 
 FLOATS = "%.10g"  # the last bits of a float depend on the machine
 PIXELS_PER_INCH = 150
@@ -79,22 +80,26 @@ def writable(path: Path, where: str, names: Sequence[str] = ()) -> Folder:
     return Folder(path)
 
 
-def frontier_frame(chosen: Sequence[OperatingPoint], tested: Sequence[OperatingPoint]) -> pd.DataFrame:
+def frontier_frame(
+    chosen: Sequence[OperatingPoint], tested: Sequence[OperatingPoint], how: Bootstrap | None = None
+) -> pd.DataFrame:
     """One row an operating point and part: router, family, price, mean cost and error with intervals, shares.
 
     ``share_<stage>`` is the share of examples that stop there, ``spent_<stage>`` the share of the cost spent there.
     """
     import pandas as pd
 
+    from eval.intervals import Bootstrap
+
     points = [*chosen, *tested]
     stages = list(dict.fromkeys(stage for point in points for stage in point.routing.routes.stages))
-    return pd.DataFrame([_row(point, stages) for point in points])
+    return pd.DataFrame([_row(point, stages, how or Bootstrap()) for point in points])
 
 
-def _row(point: OperatingPoint, stages: Sequence[str]) -> dict[str, Any]:
+def _row(point: OperatingPoint, stages: Sequence[str], how: Bootstrap) -> dict[str, Any]:
     from eval.intervals import interval
 
-    routing, found = point.routing, interval(point.routing)
+    routing, found = point.routing, interval(point.routing, how)
     here = routing.routes.stages
     share = dict(zip(here, routing.exit_share.tolist(), strict=True))
     spent = dict(zip(here, routing.spent_share.tolist(), strict=True))

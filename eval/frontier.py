@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,20 @@ from eval.settings import guard, parse
 from features.errors import InputError
 
 if TYPE_CHECKING:
-    from cascades.cascade import Sweep
+    from cascades.cascade import Routed, Sweep
     from cascades.folder import DataFolder
-    from cascades.routing import OperatingPoint, Routes
+    from cascades.routing import OperatingPoint, Routes, Routing
+    from features.outputs import Floats
 
 FILES = ("frontier.csv", "frontier.png", "policies.json", "summary.json")
 LEAST_EXAMPLES = 50
 """Fewer than ten examples a fold can't tell one rule from another."""
+
+GAP = 0.02
+"""Steps in cost, as a share of the frontier's span, that mixtures of two cascades are put between."""
+
+COIN = 5
+"""Seed of the mixtures' coin."""
 
 POLICIES = ("constant", "threshold", "logistic", "value")
 """Families fitted unless others are named; "boosted" takes ten times as long and gained nothing where it was tried."""
@@ -85,7 +93,7 @@ def run(settings: Settings) -> None:
     with _steps() as step:
         step("reading the data")
         data, routes = _load(settings)
-        chosen, tested, sweep = operating_points(settings, data, routes, step)
+        chosen, tested, sweep, mixtures = operating_points(settings, data, routes, step)
         step("comparing")
         from cascades.plain import describe, to_plain
         from eval.files import frontier_frame
@@ -129,15 +137,16 @@ def _load(settings: Settings) -> tuple[DataFolder, Routes]:
 
 def operating_points(
     settings: Settings, data: DataFolder, routes: Routes, step: Any = lambda _: None
-) -> tuple[list[OperatingPoint], list[OperatingPoint], Sweep]:
-    """Every router's points on the part that they are picked on, the same on the test part, and the fitted sweep.
+) -> tuple[list[OperatingPoint], list[OperatingPoint], Sweep, list[Mixture]]:
+    """Every router's points on the part they are picked on, the same on the test part, the sweep and its mixtures.
 
     Picked on the tune part if there is one; else on the fit part, the policies' points then being cross-fitted.
     """
+    import numpy as np
+
     from cascades.answers import LOSSES
     from cascades.fit import FitSettings, fit_sweep
     from cascades.outcomes import single_outcomes
-    from cascades.routing import OperatingPoint
     from features.evidence import EvidenceSettings
     from features.glance import TOP
     from oracles import ORACLES
@@ -151,21 +160,57 @@ def operating_points(
     tested = sweep.route(parts["test"])
     chosen = sweep.route(parts["tune"]) if "tune" in parts else held_out.routed
 
-    def points(routed: Any) -> list[OperatingPoint]:
-        return [
-            OperatingPoint("policy", settings.answer, float(price), routed.at(i))
-            for i, price in enumerate(sweep.prices)
-        ]
-
-    picked, reported = points(chosen), points(tested)
+    mixtures = fill_gaps([chosen.at(i) for i in range(len(sweep.prices))])
+    picked, reported = _points(chosen, sweep.prices, mixtures), _points(tested, sweep.prices, mixtures)
     calibration = sweep.reader.calibration
     outcomes = {name: single_outcomes(outputs, loss, calibration) for name, outputs in parts.items()}
     fit = outcomes["fit"].take(held_out.rows)
+    prices = sweep.prices[np.isfinite(sweep.prices)]
     for name, oracle in ORACLES.items():
         step(f"comparing with {name}")
-        picked += oracle(fit, outcomes["tune"] if "tune" in outcomes else fit, routes, sweep.prices)
-        reported += oracle(fit, outcomes["test"], routes, sweep.prices)
-    return picked, reported, sweep
+        picked += oracle(fit, outcomes["tune"] if "tune" in outcomes else fit, routes, prices)
+        reported += oracle(fit, outcomes["test"], routes, prices)
+    return picked, reported, sweep, mixtures
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A coin between the sweep's cascades ``one`` and ``other``; ``share`` of the examples take the other."""
+
+    one: int
+    other: int
+    share: float
+
+
+def fill_gaps(routings: Sequence[Routing]) -> list[Mixture]:
+    """Mixtures between neighbours on the routings' lower hull, where their costs lie more than ``GAP`` apart."""
+    import numpy as np
+
+    from eval.metrics import lower_hull
+
+    cost = np.array([routing.mean_cost for routing in routings])
+    hull = lower_hull(cost, np.array([routing.error for routing in routings]))
+    span = float(np.ptp(cost[hull]))
+    found = []
+    for one, other in pairwise(hull.tolist()):
+        parts = int((cost[other] - cost[one]) / (GAP * span)) + 1 if span else 1
+        found += [Mixture(one, other, part / parts) for part in range(1, parts)]
+    return found
+
+
+def _points(routed: Routed, prices: Floats, mixtures: Sequence[Mixture]) -> list[OperatingPoint]:
+    """The sweep's cascades, then the mixtures, as operating points of the router "policy"."""
+    from cascades.routing import OperatingPoint, mixed
+
+    routings = [routed.at(i) for i in range(len(prices))]
+    named = [
+        OperatingPoint("policy", "learned" if price > 0 else "one stage", float(price), routing)
+        for price, routing in zip(prices, routings, strict=True)
+    ]
+    for m in mixtures:
+        coin = mixed(routings[m.one], routings[m.other], m.share, COIN)
+        named.append(OperatingPoint("policy", f"{m.share:.0%} of {m.other}, else {m.one}", float("nan"), coin))
+    return named
 
 
 @contextmanager

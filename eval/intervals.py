@@ -99,11 +99,11 @@ def resampled(routings: Sequence[Routing], how: Bootstrap = BOOTSTRAP) -> Floats
 
 
 def estimate(drawn: Floats, how: Bootstrap = BOOTSTRAP) -> Estimate:
-    """The estimate drawn[0] with the interval of drawn[1:]; without one where a draw is not finite."""
-    value = float(drawn[0])
-    if not np.isfinite(drawn).all():
+    """The estimate drawn[0] with the interval of the finite ones among drawn[1:]; NaN where too few are finite."""
+    value, rest = float(drawn[0]), drawn[1:][np.isfinite(drawn[1:])]
+    if len(rest) < how.level * (len(drawn) - 1):
         return Estimate(value, float("nan"), float("nan"))
-    low, high = np.quantile(drawn[1:], _ends(how))
+    low, high = np.quantile(rest, _ends(how))
     return Estimate(value, float(low), float(high))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from eval.metrics import lower_hull
+from eval.verdict import NAMES
 from features.outputs import Floats
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ MARKERS = 12  # on a line at most: more would hide it
 BETWEEN = 16  # points drawn between two corners, because a mix of two is no straight line on a logarithmic axis
 ROOM = 1.12  # the error axis ends this much above the worst that is worth showing
 NOTE_WIDTH = 31  # letters beside the axes, over the legend
+BAND = "95 % interval"
 # Where a stage's name may stand beside its star, in points; stages close to each other take the next place.
 PLACES = (((7, 6), "left"), ((-7, -13), "right"), ((7, -13), "left"), ((-7, 6), "right"), ((7, 18), "left"))
 
@@ -31,7 +33,6 @@ PLACES = (((7, 6), "left"), ((-7, -13), "right"), ((7, -13), "left"), ((-7, 6), 
 class Look:
     """How a router is drawn: told apart by colour, and without colour by line and marker."""
 
-    label: str
     colour: str
     line: str
     marker: str
@@ -40,13 +41,13 @@ class Look:
 
 # Colours of Okabe and Ito, which the colour-blind can tell apart; in the order of the legend.
 LOOKS = {
-    "policy": Look("learned policy", "#0072B2", "-", "o", 2.4),
-    "joint": Look("thresholds, tuned jointly", "#D55E00", "--", "s"),
-    "myopic": Look("thresholds, one by one", "#E69F00", "-.", "^"),
-    "uniform": Look("random mix", "#777777", ":", ""),
-    "soft_oracle": Look("soft oracle", "#009E73", "-", "D"),
-    "hard_oracle": Look("hard oracle", "#CC79A7", "--", "x"),
-    "single": Look("single stage", "#000000", "", "*"),
+    "policy": Look("#0072B2", "-", "o", 2.4),
+    "joint": Look("#D55E00", "--", "s"),
+    "myopic": Look("#E69F00", "-.", "^"),
+    "uniform": Look("#777777", ":", ""),
+    "soft_oracle": Look("#009E73", "-", "D"),
+    "hard_oracle": Look("#CC79A7", "--", "x"),
+    "single": Look("#000000", "", "*"),
 }
 
 
@@ -70,10 +71,10 @@ def frontier_picture(frame: pd.DataFrame, unit: str, examples: int, note: str = 
         rows = (tested["router"] == router).to_numpy()
         points, picked_on = tested[rows], chosen[rows]
         if router == "single" and rows.any():
-            _draw_singles(axes, points, look)
+            _draw_singles(axes, points, look, NAMES[router])
         elif rows.any():
             hull = lower_hull(picked_on["cost"].to_numpy(float), picked_on["error"].to_numpy(float))
-            _draw_line(axes, points.iloc[hull], look, band=router == "policy")
+            _draw_line(axes, points.iloc[hull], look, NAMES[router], band=router == "policy")
     axes.set_xlabel(f"mean cost ({unit})")
     axes.set_ylabel("error (%)")
     axes.set_title(f"Error against cost on the {part} part, {examples:,} unseen examples", fontsize=10, loc="left")
@@ -99,7 +100,7 @@ def _scale(axes: Axes, cost: Floats) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _draw_line(axes: Axes, corners: pd.DataFrame, look: Look, band: bool) -> None:
+def _draw_line(axes: Axes, corners: pd.DataFrame, look: Look, label: str, band: bool) -> None:
     corner = np.arange(len(corners))
     along = np.linspace(0, len(corners) - 1, (len(corners) - 1) * BETWEEN + 1)
     names = ("cost", "error", "error_low", "error_high")
@@ -113,22 +114,21 @@ def _draw_line(axes: Axes, corners: pd.DataFrame, look: Look, band: bool) -> Non
         markevery=(corner * BETWEEN)[:: -(-len(corners) // MARKERS)].tolist(),
         markersize=4.5,
         linewidth=look.width,
-        label=look.label,
+        label=label,
         zorder=4 if band else 3,
     )
     if band:
-        colour, label = look.colour, "95 % interval"
-        axes.fill_between(cost, 100 * low, 100 * high, color=colour, alpha=0.18, linewidth=0, label=label)
+        axes.fill_between(cost, 100 * low, 100 * high, color=look.colour, alpha=0.18, linewidth=0, label=BAND)
 
 
-def _draw_singles(axes: Axes, points: pd.DataFrame, look: Look) -> None:
+def _draw_singles(axes: Axes, points: pd.DataFrame, look: Look, label: str) -> None:
     """Stars with names; a stage that is so bad that the rest would be squeezed is named at the upper edge."""
     cost, error = points["cost"].to_numpy(float), 100 * points["error"].to_numpy(float)
     names = points["family"].astype(str).to_list()
     useful = lower_hull(cost, error)
     top = ROOM * max(axes.dataLim.y1, error[useful].max())
     inside = error <= top
-    axes.plot(cost[inside], error[inside], look.marker, color=look.colour, markersize=9, label=look.label, zorder=5)
+    axes.plot(cost[inside], error[inside], look.marker, color=look.colour, markersize=9, label=label, zorder=5)
     best = int(useful[-1])
     axes.axhline(error[best], color=look.colour, linewidth=0.7, zorder=2, label=f"error of {names[best]}")
     for i in np.flatnonzero(~inside):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
@@ -32,7 +32,7 @@ HINDSIGHT = (
 
 @dataclass(frozen=True)
 class Contest:
-    """All that is compared: q points on the part that they are picked on and on the part that is reported.
+    """All that is compared: the q points worth picking, on the part to pick on and on the part that is reported.
 
     ``rows`` says where each router's points stand; ``best`` and ``cheapest`` where two single stages do. ``before``
     and ``after`` are (1 + draws, q, 2), mean costs and losses on the two parts: measured, then drawn.
@@ -40,7 +40,7 @@ class Contest:
 
     chosen: Sequence[OperatingPoint]
     tested: Sequence[OperatingPoint]
-    rows: dict[str, Ints]
+    rows: Mapping[str, Ints]
     best: int
     cheapest: int
     by: Yardstick
@@ -82,19 +82,19 @@ def summarise(
     number that does not exist. Raises ValueError where the two are not aligned or a router that is needed is missing.
     """
     contest = _contest(chosen, tested, how)
-    best, by = contest.best, contest.by
+    there, here = contest.chosen[contest.best], contest.tested[contest.best]
     summary = plain(
         {
-            "unit": tested[best].routing.routes.unit,
-            "chosen_on": {"part": chosen[best].routing.part, "examples": len(chosen[best].routing)},
-            "tested_on": {"part": tested[best].routing.part, "examples": len(tested[best].routing)},
+            "unit": here.routing.routes.unit,
+            "chosen_on": {"part": there.routing.part, "examples": len(there.routing)},
+            "tested_on": {"part": here.routing.part, "examples": len(here.routing)},
             "intervals": {"kind": INTERVALS, **asdict(how)},
-            "best_single": {"stage": tested[best].family, **_described(best, contest)},
-            "area": {"from": by.cheapest[0], "to": by.end, **_areas(contest)},
+            "best_single": {"stage": here.family, **_described(contest.best, contest)},
+            "area": {"from": contest.by.cheapest[0], "to": contest.by.end, **_areas(contest)},
             "routers": {name: [_margin(name, margin, contest) for margin in margins] for name in contest.rows},
             "rivals": {name: _duels(name, margins, contest) for name in THRESHOLDS if name in contest.rows},
             "budgets": [_budget(share, contest) for share in BUDGETS],
-            "hindsight": _hindsight(margins, contest),
+            "hindsight": _hindsight(tested, margins, contest),
         }
     )
     return {"verdict": verdict(summary), **summary}
@@ -230,12 +230,12 @@ def _budget(share: float, contest: Contest) -> dict[str, Any]:
     return record | (_described(within[0], contest) if within else {})
 
 
-def _hindsight(margins: Sequence[float], contest: Contest) -> dict[str, Any]:
+def _hindsight(tested: Sequence[OperatingPoint], margins: Sequence[float], contest: Contest) -> dict[str, Any]:
     """Per router the speed-up at each margin, points picked where they are reported, and all metrics on the hull."""
     best_cost, best_error = contest.by.best
     found = {}
-    for name, rows in contest.rows.items():
-        points = [contest.tested[i] for i in rows]
+    for name in contest.rows:
+        points = [p for p in tested if p.router == name]
         cost, error = costs_errors(points)
         within = [cost[error <= best_error + margin + TINY] for margin in margins]
         found[name] = {

@@ -8,18 +8,13 @@ from math import floor, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from eval.verdict import NAMES
+
 if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH = 100
-ROUTERS = {
-    "policy": "learned policy",
-    "joint": "joint thresholds",
-    "myopic": "single thresholds",
-    "uniform": "random mix",
-    "single": "single stages",
-    "soft_oracle": "soft oracle",
-}
+ROUTERS = ("policy", "joint", "myopic", "uniform", "single", "soft_oracle")
 STYLES = {"policy_ahead": "bold green", "threshold_as_good": "bold", "behind": "bold yellow", "no_help": "bold yellow"}
 
 Record = Mapping[str, Any]
@@ -72,11 +67,11 @@ def speed_table(summary: Record) -> Table:
     error, cost = 100 * best["tested"]["error"]["value"], number(best["tested"]["cost"]["value"])
     table = _table(f"Times cheaper than {best['stage']}: {cost} {summary['unit']}, error {error:.2f} %")
     records = {name: summary["routers"][name] for name in ROUTERS if name in summary["routers"]}
-    table.add_column("points of error to give up (and given up)")
+    table.add_column("points of error allowed (used)")
     for record in records["policy"]:
         table.add_column(f"{100 * record['margin']:g}", justify="right")
     for name, margins in records.items():
-        table.add_row(ROUTERS[name], *map(_speed, margins))
+        table.add_row(NAMES[name], *map(_speed, margins))
     if any(record.get("oracle_share") for record in records["policy"]):
         shares = [record.get("oracle_share") or {"value": None} for record in records["policy"]]
         texts = ["-" if share["value"] is None else f"{100 * share['value']:.0f} %" for share in shares]
@@ -114,6 +109,8 @@ def _spread(estimate: Record, times: float = 1, decimals: int | None = None) -> 
 def _speed(record: Record) -> str:
     if not record["reached"]:
         return "out of reach"
-    speed = record["speedup"]
-    value, low, high = ("-" if speed[key] is None else f"{speed[key]:.2f}" for key in ("value", "low", "high"))
-    return f"{value}x ({100 * record['extra_error']['value']:+.2f})\n[{low}, {high}]"
+    speed, used = record["speedup"], f"({100 * record['extra_error']['value']:+.2f})"
+    # What costs nothing is cheaper any number of times.
+    if speed["value"] is None or speed["low"] is None:
+        return f"free {used}"
+    return f"{speed['value']:.2f}x {used}\n[{speed['low']:.2f}, {speed['high']:.2f}]"

@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-THRESHOLDS = {"joint": "jointly tuned thresholds", "myopic": "thresholds set one by one"}
-"""The simple rivals of a learned policy, and what a sentence calls them."""
+NAMES = {
+    "policy": "learned policy",
+    "joint": "jointly tuned thresholds",
+    "myopic": "thresholds set one by one",
+    "uniform": "random mix",
+    "single": "single stage",
+    "soft_oracle": "soft oracle",
+    "hard_oracle": "hard oracle",
+}
+"""What sentences, tables and pictures call the routers."""
+THRESHOLDS = ("joint", "myopic")
+"""The simple rivals of a learned policy."""
 
 Record = Mapping[str, Any]
 
@@ -22,7 +32,7 @@ def verdict(summary: Record) -> dict[str, str]:
     """
     rivals: Record = summary["rivals"]
     rival = min(rivals, key=lambda name: float(rivals[name]["chosen_area"] or 0.0), default="")
-    simple = THRESHOLDS.get(rival, "")
+    simple = NAMES.get(rival, "")
     difference: Record | None = summary["area"]["policy_above"].get(rival)
     duels = rivals[rival]["margins"] if rival else []
     wins = [duel for duel in duels if duel["cheaper"] == "policy"]
@@ -37,7 +47,7 @@ def verdict(summary: Record) -> dict[str, str]:
         text = f"The learned policy helps: {_saving(summary, 'policy')}; there was no threshold to compare it with."
     elif wins and _below(difference, 0.0):
         code = "policy_ahead"
-        text = f"The learned policy is ahead of {simple}: {_less(wins[0], stage)}."
+        text = f"The learned policy is ahead of {simple}: {_less(wins[0], summary)}."
         if losses:
             text += f" Not everywhere: {_more(losses[0], stage)}."
     elif losses and not wins:
@@ -74,16 +84,19 @@ def _where(margin: float, stage: str) -> str:
     return f"within {_points(margin)} of {stage}'s error" if margin else f"at {stage}'s error"
 
 
-def _less(duel: Record, stage: str) -> str:
+def _less(duel: Record, summary: Record) -> str:
+    stage = summary["best_single"]["stage"]
+    here = next(record for record in summary["routers"]["policy"] if record["margin"] == duel["margin"])
+    alone = f"{_fold(here['speedup']['value'])} less than {stage}, and " if here["reached"] else ""
     found = duel["times_cheaper"]
     interval = f"{found['low']:.2f} to {found['high']:.2f}"
-    return f"{_where(duel['margin'], stage)} it costs {found['value']:.2f} times less ({interval})"
+    return f"{_where(duel['margin'], stage)} it costs {alone}{found['value']:.2f} times less ({interval}) than they"
 
 
 def _more(duel: Record, stage: str) -> str:
     found = duel["times_cheaper"]
-    interval = f"{1 / found['high']:.2f} to {1 / found['low']:.2f}"
-    return f"{_where(duel['margin'], stage)} the learned policy costs {1 / found['value']:.2f} times more ({interval})"
+    value, low, high = (f"{1 / found[key]:.2f}" if found[key] else "any" for key in ("value", "high", "low"))
+    return f"{_where(duel['margin'], stage)} the learned policy costs {value} times more ({low} to {high})"
 
 
 def _saving(summary: Record, router: str) -> str:
@@ -94,4 +107,8 @@ def _saving(summary: Record, router: str) -> str:
 
 def _times(summary: Record, router: str) -> str:
     first: Record = summary["routers"][router][0]
-    return f"{first['speedup']['value']:.2f} times" if first["reached"] else "no"
+    return _fold(first["speedup"]["value"]) if first["reached"] else "no"
+
+
+def _fold(value: float | None) -> str:
+    return "any number of times" if value is None else f"{value:.2f} times"

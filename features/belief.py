@@ -19,7 +19,7 @@ POOL_STEPS = 30
 CORRECTED_CLASSES = 32
 """Classes up to which each class's score may be corrected by what the stages say of every other class."""
 
-CORRECTION_ROWS = 20_000
+CORRECTION_ROWS = 10_000
 """Examples that the correction is fitted on at most."""
 
 PRIOR_EXAMPLES = 30.0

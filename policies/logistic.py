@@ -11,8 +11,12 @@ from features.logistic import weighted_logistic
 from features.outputs import Floats, Ints
 from policies.policy import Decision, named
 
-COLUMNS = (".entropy", ".margin", ".max_probability", ".doubt", ".confidence", ".reliability", ".same")
+COLUMNS = (".entropy", ".margin", ".confidence", ".reliability", ".same")
 """Entropy above all (Bolukbasi et al., 2017), the other confidences, and whether the stages agree."""
+
+
+ROWS = 20_000
+"""Examples fitted on at most (they come in random order): a dozen weights need no more."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Logistic:
 
     def fit(self, decision: Decision) -> LogisticRules:
         """All prices at once, the deepest jump first."""
+        decision = decision.take(slice(0, ROWS))
         columns = named(decision.columns, self.columns)
         x = decision.x[:, columns].astype(np.float64)
         scale = x.std(axis=0)

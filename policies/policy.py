@@ -29,7 +29,7 @@ class Decision:
     outcome: Floats
     seed: int = 0
 
-    def take(self, rows: Ints) -> Decision:
+    def take(self, rows: Ints | slice) -> Decision:
         """The same decision on the examples ``rows``."""
         return Decision(self.columns, self.x[rows], self.costs[rows], self.outcome[rows], self.seed)
 
