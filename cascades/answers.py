@@ -27,7 +27,7 @@ class Loss:
         wrong = ~(answers == labels[:, None]).any(axis=1)
         if self.excess:
             wrong &= (full == labels[:, None]).any(axis=1)
-        return wrong.astype(np.float32)
+        return np.asarray(wrong, dtype=np.float32)
 
     def expected(self, answers: Ints, belief: View, full: Ints) -> Floats:
         """Loss (n,) expected under ``belief``, that of all stages together."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -46,7 +46,7 @@ class FitSettings:
     policies: tuple[str, ...]
     answer: str = "fused"
     loss: str = "top1"
-    evidence: EvidenceSettings = EvidenceSettings()
+    evidence: EvidenceSettings = field(default_factory=EvidenceSettings)
     seed: int = 0
     softness: float = SOFTNESS
     folds: int = FOLDS
@@ -93,8 +93,8 @@ def fit_sweep(
     the prices (price NaN) stand the cascades of one stage, one an entry.
     """
     rng = np.random.default_rng(settings.seed)
-    rows = np.sort(rng.permutation(len(outputs))[:FIT_ROWS])
-    sample = outputs.take(rows) if len(rows) < len(outputs) else outputs
+    rows = rng.permutation(len(outputs))[:FIT_ROWS]  # in random order: parts of the fit use the first so many
+    sample = outputs.take(rows)
     folds = rng.permutation(np.arange(len(sample)) % settings.folds)
     with threadpool_limits(1, "blas"):  # the products are small: threads within them cost ten times what they gain
         progress("reading the outputs")
@@ -249,7 +249,7 @@ class _Fit:
         """For each price the path of one stage that is cheapest to enter by."""
         entries = self.routes.entries
         total = np.stack([self._objective(self.stop[q]) for q in entries])
-        return np.array(entries)[total.argmin(axis=0)]
+        return np.asarray(np.array(entries)[total.argmin(axis=0)])
 
     def _objective(self, stop: Ints) -> Floats:
         loss = np.take_along_axis(self.ground.wrong, stop, axis=1).mean(axis=0, dtype=np.float64)

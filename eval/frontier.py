@@ -168,7 +168,7 @@ def operating_points(
     prices = sweep.prices[np.isfinite(sweep.prices)]
     for name, oracle in ORACLES.items():
         step(f"comparing with {name}")
-        picked += oracle(fit, outcomes["tune"] if "tune" in outcomes else fit, routes, prices)
+        picked += oracle(fit, outcomes.get("tune", fit), routes, prices)
         reported += oracle(fit, outcomes["test"], routes, prices)
     return picked, reported, sweep, mixtures
 

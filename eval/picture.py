@@ -123,6 +123,8 @@ def _draw_line(axes: Axes, corners: pd.DataFrame, look: Look, label: str, band: 
 
 def _draw_singles(axes: Axes, points: pd.DataFrame, look: Look, label: str) -> None:
     """Stars with names; a stage that is so bad that the rest would be squeezed is named at the upper edge."""
+    from matplotlib.patheffects import withStroke
+
     cost, error = points["cost"].to_numpy(float), 100 * points["error"].to_numpy(float)
     names = points["family"].astype(str).to_list()
     useful = lower_hull(cost, error)
@@ -136,9 +138,13 @@ def _draw_singles(axes: Axes, points: pd.DataFrame, look: Look, label: str) -> N
         axes.annotate(
             f"{names[i]} \N{UPWARDS ARROW} {error[i]:.0f} %", (cost[i], top), ha="right", va="top", fontsize=9
         )
+    halo = [withStroke(linewidth=2.5, foreground="white")]
     where = np.log(np.maximum(cost, np.finfo(float).tiny)) if axes.get_xscale() == "log" else cost
     across, up = np.ptp(where) or 1.0, np.ptp(error[inside]) or 1.0
     for i in np.flatnonzero(inside):
         near = inside & (abs(where - where[i]) < across / 5) & (abs(error - error[i]) < up / 8)
         offset, side = PLACES[int(near[:i].sum()) % len(PLACES)]
-        axes.annotate(names[i], (cost[i], error[i]), offset, textcoords="offset points", ha=side, fontsize=9, zorder=6)
+        at = (cost[i], error[i])
+        axes.annotate(
+            names[i], at, offset, textcoords="offset points", ha=side, fontsize=9, zorder=6, path_effects=halo
+        )

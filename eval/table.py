@@ -72,7 +72,7 @@ def speed_table(summary: Record) -> Table:
         table.add_column(f"{100 * record['margin']:g}", justify="right")
     for name, margins in records.items():
         table.add_row(NAMES[name], *map(_speed, margins))
-    if any(record.get("oracle_share") for record in records["policy"]):
+    if any((record.get("oracle_share") or {}).get("value") is not None for record in records["policy"]):
         shares = [record.get("oracle_share") or {"value": None} for record in records["policy"]]
         texts = ["-" if share["value"] is None else f"{100 * share['value']:.0f} %" for share in shares]
         table.add_section()

@@ -21,6 +21,9 @@ TEMPERATURE_ROWS = 5_000
 SHRINK = 5.0
 """Examples of prior belief in a class's reliability or a row of confusions (an empirical Bayes weight)."""
 
+REGRESSION_ROWS = 20_000
+"""Examples that the regression of "right" on confidence and class is fitted on (they come in random order)."""
+
 CONFIDENCE_KNOTS = 6
 RIDGE = 3e-3
 LEAST = 1e-6
@@ -124,7 +127,8 @@ def fit_answers(stage: Stage, labels: Ints, classes: int) -> AnswerCalibration:
     x = _columns(stage, reliability, names, bounded)
     x[:, 0] = logit(without)
     spline = fit_spline(x, CONFIDENCE_KNOTS)
-    w = weighted_logistic(spline(x), right[:, None], np.ones((len(right), 1)), RIDGE)
+    rows = slice(0, REGRESSION_ROWS)
+    w = weighted_logistic(spline(x[rows]), right[rows, None], np.ones((len(right[rows]), 1)), RIDGE)
     confusion = _confusion(first, labels, classes) if classes <= MANY_CLASSES else np.zeros((0, 0))
     return AnswerCalibration(classes, names, bounded, reliability, spline, w[:, 0], ranks, confusion)
 

@@ -49,10 +49,7 @@ class View:
     def ranked(self, ranks: int) -> Ints:
         """The ``ranks`` likeliest classes (n, ranks), best first; padded with ``NO_ANSWER``."""
         named = self.logp if self.alternatives is None else np.where(self.alternatives == NO_ANSWER, OUT, self.logp)
-        if ranks == 1:
-            best = named.argmax(axis=1)[:, None]
-        else:
-            best = np.argsort(-named, axis=1, kind="stable")[:, :ranks]
+        best = named.argmax(axis=1)[:, None] if ranks == 1 else np.argsort(-named, axis=1, kind="stable")[:, :ranks]
         found = best if self.alternatives is None else np.take_along_axis(self.alternatives, best, axis=1)
         found = np.where(np.take_along_axis(named, best, axis=1) <= OUT / 2, NO_ANSWER, found)
         if found.shape[1] < ranks:
@@ -164,7 +161,7 @@ class Said:
             named = z / np.float32(self.reader.temperature[s]) - self.glances[s].log_sum_exp[:, None]
             mass = np.where(_repeats(classes), 0, np.exp(named)).sum(axis=1)
             rest = np.log(np.maximum(1 - mass, np.exp(FLOOR)))
-        return np.maximum(np.concatenate([named, rest[:, None]], axis=1), np.float32(FLOOR))
+        return np.asarray(np.maximum(np.concatenate([named, rest[:, None]], axis=1), np.float32(FLOOR)))
 
     def at(self, path: Path) -> tuple[Floats, Floats, NDArray[np.bool_] | None]:
         """What a ``Pool`` is applied to: its columns, what was said, and what is ruled out."""
@@ -182,8 +179,8 @@ class Said:
         stages = list(path) if self.reader.settings.stack else [path[-1]]
         answers = self.ranked[:, stages, 0]
         if classes is None:
-            return answers
-        return (classes[:, None, :] == answers[:, :, None]).argmax(axis=2)
+            return np.asarray(answers)
+        return np.asarray((classes[:, None, :] == answers[:, :, None]).argmax(axis=2))
 
     def _prior(self) -> Floats | None:
         return self.reader.log_prior if self.reader.dense else None
@@ -261,7 +258,7 @@ class CrossSaid(Said):
         self.logp = []
         if reader.dense:
             for s in range(len(outputs.stages)):
-                self.logp.append(self._gather(lambda said, s=s: said.logp[s]))  # type: ignore[misc]
+                self.logp.append(self._gather(s))
 
     def _sparse(self, s: int, classes: Ints) -> Floats:
         out = np.empty((len(classes), classes.shape[1] + 1), np.float32)
@@ -269,11 +266,10 @@ class CrossSaid(Said):
             out[rows] = said._sparse(s, classes[rows])
         return out
 
-    def _gather(self, of: Callable[[Said], Floats]) -> Floats:
-        first = of(self.parts[0][1])
-        out = np.empty((len(self.ranked), *first.shape[1:]), first.dtype)
+    def _gather(self, s: int) -> Floats:
+        out = np.empty((len(self.ranked), self.reader.classes), np.float32)
         for rows, said in self.parts:
-            out[rows] = of(said)
+            out[rows] = said.logp[s]
         return out
 
 

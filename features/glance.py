@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -55,7 +56,7 @@ def glance(logits: Floats, temperature: float = 1.0, ranks: int = TOP) -> Glance
 
 def _shares(n: int, workers: int) -> list[slice]:
     edges = np.linspace(0, n, workers + 1).astype(int)
-    return [slice(int(low), int(high)) for low, high in zip(edges[:-1], edges[1:], strict=True) if high > low]
+    return [slice(int(low), int(high)) for low, high in pairwise(edges) if high > low]
 
 
 def _read(logits: Floats, temperature: float, part: slice, out: Glance) -> None:
@@ -122,8 +123,3 @@ FEATURES: dict[str, Callable[[Glance], Floats]] = {
     "third_probability": lambda seen: np.asarray(np.exp(_rank(seen, 2))),
 }
 """Confidence features of one stage: name -> function of what was seen of its logits, (n,) each."""
-
-
-def take(seen: Glance, rows: Ints | slice) -> Glance:
-    """The examples ``rows`` of a glance."""
-    return Glance(*(getattr(seen, f.name)[rows] for f in fields(seen)))

@@ -28,5 +28,5 @@ def joint(fit: Outcomes, examples: Outcomes, routes: Routes, prices: Floats) -> 
     priced = plans[: len(prices)]
     between = [plan for plan in dict.fromkeys(plans) if plan not in priced]
     every = max(1, math.ceil(len(between) / max(1, len(prices))))
-    kept = between[::every]
+    kept = between[::every][: len(prices)]
     return chain_points("joint", examples, routes, priced + kept, [*prices, *[np.nan] * len(kept)])

@@ -1,4 +1,4 @@
-"""Boosted trees that estimate what later answers lose less than stopping: the paper's "deep" family, one fit a sweep."""
+"""Boosted trees that estimate what later answers save over stopping: the paper's "deep" family, one fit a sweep."""
 
 from __future__ import annotations
 

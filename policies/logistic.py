@@ -15,7 +15,7 @@ COLUMNS = (".entropy", ".margin", ".confidence", ".reliability", ".same")
 """Entropy above all (Bolukbasi et al., 2017), the other confidences, and whether the stages agree."""
 
 
-ROWS = 20_000
+ROWS = 10_000
 """Examples fitted on at most (they come in random order): a dozen weights need no more."""
 
 
@@ -43,7 +43,7 @@ class LogisticRules:
         matches = len(self.weights)
         winner = np.full((len(x), self.prices), matches, np.int8)
         for j in range(matches - 1, -1, -1):
-            winner = np.where(basis @ self.weights[j] > 0, winner, np.int8(j))
+            winner = np.where(basis @ self.weights[j].astype(basis.dtype) > 0, winner, np.int8(j))
         return winner
 
     def take(self, prices: Ints) -> LogisticRules:
@@ -71,18 +71,18 @@ class Logistic:
         """All prices at once, the deepest jump first."""
         decision = decision.take(slice(0, ROWS))
         columns = named(decision.columns, self.columns)
-        x = decision.x[:, columns].astype(np.float64)
-        scale = x.std(axis=0)
+        x = decision.x[:, columns]
+        scale = x.std(axis=0, dtype=np.float64)
         columns, x, scale = columns[scale > 1e-9], x[:, scale > 1e-9], scale[scale > 1e-9]
-        mean = x.mean(axis=0)
+        mean = x.mean(axis=0, dtype=np.float64)
         basis = _standardised(x, mean, scale)
-        n, a, q = decision.costs.shape
+        _, a, q = decision.costs.shape
         weights = np.empty((a - 1, basis.shape[1], q))
-        later = decision.costs[:, a - 1].astype(np.float64)
+        later = decision.costs[:, a - 1]
         for j in range(a - 2, -1, -1):
             gain = decision.costs[:, j] - later  # positive: going on is cheaper
-            weights[j] = weighted_logistic(basis, (gain > 0).astype(np.float64), np.abs(gain), self.ridge)
-            later = np.where(basis @ weights[j] > 0, later, decision.costs[:, j])
+            weights[j] = weighted_logistic(basis, (gain > 0).astype(basis.dtype), np.abs(gain).astype(basis.dtype), self.ridge)
+            later = np.where(basis @ weights[j].astype(basis.dtype) > 0, later, decision.costs[:, j])
         return LogisticRules(columns, mean, scale, weights)
 
     def search_space(self) -> dict[str, tuple[Any, ...]]:
@@ -91,5 +91,5 @@ class Logistic:
 
 
 def _standardised(x: Floats, mean: Floats, scale: Floats) -> Floats:
-    body = (x.astype(np.float64) - mean) / scale
-    return np.concatenate([np.ones((len(x), 1)), body], axis=1)
+    body = (x - mean.astype(x.dtype)) / scale.astype(x.dtype)
+    return np.concatenate([np.ones((len(x), 1), x.dtype), body], axis=1)

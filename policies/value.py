@@ -44,8 +44,9 @@ class ValueRules:
     def advantage(self, x: Floats) -> Floats:
         """Estimated cost (n, a-1, q) of each way on, minus that of stopping."""
         m, ways, q = self.weights.shape
-        basis = self.spline(x[:, self.columns].astype(np.float64))
-        return np.asarray((basis @ self.weights.reshape(m, ways * q)).reshape(len(x), ways, q))
+        basis = self.spline(x[:, self.columns])
+        weights = self.weights.reshape(m, ways * q).astype(basis.dtype)
+        return np.asarray((basis @ weights).reshape(len(x), ways, q))
 
     def actions(self, x: Floats) -> Ints:
         """Chosen action (n, q): stop unless a way on is estimated to be cheaper."""
@@ -59,7 +60,8 @@ class ValueRules:
         return ValueRules(self.columns, self.spline, self.weights[:, :, prices])
 
     def __str__(self) -> str:
-        return f"stop unless a way on looks cheaper, by {self.weights.shape[0]} spline terms of {len(self.columns)} columns"
+        terms, columns = self.weights.shape[0], len(self.columns)
+        return f"stop unless a way on looks cheaper, by {terms} spline terms of {columns} columns"
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Value:
     def fit(self, decision: Decision) -> ValueRules:
         """One factorisation, then one product for all actions and prices."""
         columns = named(decision.columns, self.columns)
-        x = decision.x[:, columns].astype(np.float64)
+        x = decision.x[:, columns]
         spline = fit_spline(x, self.knots)
         return ValueRules(columns, spline, ridge_regression(spline(x), decision.costs, self.ridge))
 
@@ -90,7 +92,7 @@ def ridge_regression(basis: Floats, costs: Floats, ridge: float) -> Floats:
     """Coefficients (m, a-1, q) of every action's cost minus that of action 0 on ``basis`` (n, m)."""
     n, a, q = costs.shape
     target = (costs[:, 1:] - costs[:, :1]).reshape(n, (a - 1) * q)
-    gram = basis.T @ basis / n
+    gram = (basis.T @ basis / n).astype(np.float64)
     gram[np.diag_indices(len(gram))] += np.where(np.arange(len(gram)) == 0, 1e-9, ridge)
-    solved = cho_solve(cho_factor(gram), basis.T.astype(target.dtype) @ target / n)
+    solved = cho_solve(cho_factor(gram), (basis.T @ target.astype(basis.dtype)).astype(np.float64) / n)
     return np.asarray(solved).reshape(basis.shape[1], a - 1, q)

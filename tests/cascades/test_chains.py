@@ -119,9 +119,33 @@ def test_long_chains_lose_nothing_to_brute_force(k: int) -> None:
         assert routing.error + price * routing.mean_cost == pytest.approx(best)
 
 
-def test_a_chain_too_long_for_a_grid_is_used_when_only_it_will_do() -> None:
-    # Each stage is right and sure on its own sixth of the examples; nobody else knows them.
-    k, n = 6, 600
+@pytest.mark.parametrize("price", [1e-4, 1e-3])
+def test_no_single_cut_of_a_long_chain_can_be_bettered(price: float) -> None:
+    fit, routes = random_outcomes(150, 6, seed=2, values=1000), routes_of(6, "a>b>c>d>e>f")
+    path, cuts = joint_thresholds(fit, routes, np.array([price]))[0]
+    assert len(path) == 6
+
+    def objective(tried: tuple[float, ...]) -> float:
+        routing = route_chain(fit, routes, path, tried)
+        return routing.error + price * routing.mean_cost
+
+    reached = objective(cuts)
+    for j, stage in enumerate(path[:-1]):
+        for cut in (-np.inf, *fit.confidence[:, stage], np.inf):
+            assert objective((*cuts[:j], float(cut), *cuts[j + 1 :])) >= reached - 1e-9
+
+
+def test_a_budget_just_as_large_as_the_cheapest_entry_buys_that_entry() -> None:
+    routes = routes_of(2, "b_a")
+    assert routes.cost.tolist() == [3, 4, 1]
+    fit = random_outcomes(30, 2, seed=0, values=3)
+    assert joint_thresholds(fit, routes, np.array([]), [1.0]) == [((1,), ())]
+
+
+@pytest.mark.parametrize("k", [6, 7])
+def test_a_chain_too_long_for_a_grid_is_used_when_only_it_will_do(k: int) -> None:
+    # Each stage is right and sure on its own share of the examples; nobody else knows them.
+    n = 100 * k
     owner = np.arange(n) % k
     knows = owner[:, None] == np.arange(k)
     fit = Outcomes(tuple(LETTERS[:k]), np.zeros((n, k), int), 1.0 - knows, 0.2 + 0.6 * knows, "fit")

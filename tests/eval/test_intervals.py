@@ -52,6 +52,15 @@ def test_distribution_is_that_of_drawing_examples(routing, scale):
     assert np.quantile(means, quantiles, axis=0) == pytest.approx(np.quantile(expected, quantiles, axis=0), rel=0.06)
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.5], ids=["cells", "rows"])
+@pytest.mark.parametrize("draws", [1, 50, 130])
+def test_as_many_draws_as_wanted_behind_what_was_measured(routing, scale, draws):
+    one = some(routing, scale=scale)
+    means = resampled([one, one], Bootstrap(draws=draws))
+    assert means.shape == (1 + draws, 2, 2)
+    assert means[0] == pytest.approx(np.array([[one.mean_cost, one.error]] * 2))
+
+
 def test_spread_is_the_standard_error(routing):
     one = some(routing, n=2000)
     spread = resampled([one], MANY)[1:, 0].std(axis=0)

@@ -173,4 +173,3 @@ def test_no_metric_depends_on_the_unit_of_cost_but_cost(name, frontier):
     ms, us = yardstick(frontier, "b"), yardstick(scaled(frontier), "b")
     factor = 1000 if name == "cost_at_error" else 1
     assert METRICS[name](scaled(frontier[:2]), us) == pytest.approx(factor * METRICS[name](frontier[:2], ms))
-

@@ -116,6 +116,18 @@ def test_joint_points_between_the_prices_are_new_and_have_none(outcomes_of: Make
     assert len({id(point.routing) for point in between} & {id(point.routing) for point in points[:4]}) == 0
 
 
+def test_joint_keeps_every_point_between_when_there_is_room(outcomes_of: Make, routes_of: Unrolled) -> None:
+    fit, routes = outcomes_of(60, 2, 3), routes_of(2)
+    many = joint(fit, fit, routes, np.geomspace(1e-4, 1, 200))
+    cost = np.array([point.routing.mean_cost for point in many])
+    error = np.array([point.routing.error for point in many])
+    # Two stages, few examples: the whole front of all single cuts within one percent steps of cost is there.
+    cuts = [-np.inf, *np.unique(fit.confidence[:, 0]), np.inf]
+    tried = [route_chain(fit, routes, (0, 1), (float(cut),)) for cut in cuts]
+    for one in tried:
+        assert error[cost <= one.mean_cost + 1e-9].min() <= one.error + 1e-9
+
+
 # --- single
 
 
@@ -149,6 +161,13 @@ def test_the_line_mixes_neighbours_on_the_hull(outcomes_of: Make, routes_of: Unr
         # A random share of 4000: within four standard errors of the mixture.
         mixture = np.interp(share, [0, 1, 2], error)
         assert abs(point.routing.error - mixture) < 4 * 0.5 / np.sqrt(4000)
+
+
+def test_uniform_has_both_ends_even_for_one_price(outcomes_of: Make, routes_of: Unrolled) -> None:
+    fit = outcomes_of(50, 2, 2)
+    points = uniform(fit, fit, routes_of(2), np.ones(1))
+    assert [point.family for point in points] == ["line", "line", "chain", "chain"]
+    assert [point.routing.mean_cost for point in points] == pytest.approx([1, 3, 1, 4])
 
 
 def test_the_line_leaves_out_stages_that_a_mix_betters(routes_of: Unrolled) -> None:
