@@ -30,7 +30,10 @@ from features.outputs import Outputs
 DEFAULT = Settings(topology="", points=50)
 SETTINGS: dict[str, Settings] = {
     "default": DEFAULT,
-    **{family: replace(DEFAULT, policies=(family,)) for family in ("constant", "threshold", "logistic", "value", "boosted")},
+    **{
+        family: replace(DEFAULT, policies=(family,))
+        for family in ("constant", "threshold", "logistic", "value", "boosted")
+    },
     "with boosted": replace(DEFAULT, policies=(*DEFAULT.policies, "boosted")),
     "answer last": replace(DEFAULT, answer="last"),
     "answer any": replace(DEFAULT, answer="any"),
@@ -47,16 +50,24 @@ def resplit(data: DataFolder, seed: int) -> DataFolder:
         return data
     fit, test = data.parts["fit"], data.parts["test"]
     stages = tuple(
-        replace(a, **{name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in ("answers", "logits")
-                      if getattr(a, name) is not None},
-                measured={key: np.concatenate([a.measured[key], b.measured[key]]) for key in a.measured})
+        replace(
+            a,
+            **{
+                name: np.concatenate([getattr(a, name), getattr(b, name)])
+                for name in ("answers", "logits")
+                if getattr(a, name) is not None
+            },
+            measured={key: np.concatenate([a.measured[key], b.measured[key]]) for key in a.measured},
+        )
         for a, b in zip(fit.stages, test.stages, strict=True)
     )
     labels = np.concatenate([fit.labels, test.labels])
     pooled = Outputs(stages, labels, np.arange(len(labels)), "fit", fit.classes)
     order = np.random.default_rng(seed).permutation(len(pooled))
     half = len(fit)
-    return DataFolder(data.name, {"fit": pooled.take(order[:half]), "test": pooled.take(order[half:], "test")}, data.costs)
+    return DataFolder(
+        data.name, {"fit": pooled.take(order[:half]), "test": pooled.take(order[half:], "test")}, data.costs
+    )
 
 
 def measure(data: DataFolder, name: str, settings: Settings, seed: int) -> list[dict[str, object]]:
@@ -70,12 +81,19 @@ def measure(data: DataFolder, name: str, settings: Settings, seed: int) -> list[
     for router in ("policy", *(RIVALS if name == "default" else ())):
         points = [point for point in tested if point.router == router]
         by = yardstick(tested, summary["best_single"]["stage"])
-        row: dict[str, object] = {"data": data.name, "setting": name if router == "policy" else router, "seed": seed,
-                                  "area": area(points, by), "seconds": seconds if router == "policy" else None}
+        row: dict[str, object] = {
+            "data": data.name,
+            "setting": name if router == "policy" else router,
+            "seed": seed,
+            "area": area(points, by),
+            "seconds": seconds if router == "policy" else None,
+        }
         for margin, honest in zip(MARGINS, summary["routers"][router], strict=True):
-            row |= {f"hindsight {margin:g}": speedup(points, by, margin),
-                    f"honest {margin:g}": (honest.get("speedup") or {}).get("value"),
-                    f"extra {margin:g}": (honest.get("extra_error") or {}).get("value")}
+            row |= {
+                f"hindsight {margin:g}": speedup(points, by, margin),
+                f"honest {margin:g}": (honest.get("speedup") or {}).get("value"),
+                f"extra {margin:g}": (honest.get("extra_error") or {}).get("value"),
+            }
         rows.append(row)
     return rows
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from eval.settings import guard, parse
 from features.errors import InputError
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from cascades.cascade import Routed, Sweep
     from cascades.folder import DataFolder
     from cascades.routing import OperatingPoint, Routes, Routing
-    from features.outputs import Floats
 
 FILES = ("frontier.csv", "frontier.png", "policies.json", "summary.json")
 LEAST_EXAMPLES = 50
@@ -25,6 +24,9 @@ LEAST_EXAMPLES = 50
 
 GAP = 0.02
 """Steps in cost, as a share of the frontier's span, that mixtures of two cascades are put between."""
+
+OTHER_STEPS = 15
+"""Steps of the progress bar besides one for every decision."""
 
 COIN = 5
 """Seed of the mixtures' coin."""
@@ -93,6 +95,7 @@ def run(settings: Settings) -> None:
     with _steps() as step:
         step("reading the data")
         data, routes = _load(settings)
+        step("reading the outputs", total=OTHER_STEPS + sum(map(bool, routes.children)))
         chosen, tested, sweep, mixtures = operating_points(settings, data, routes, step)
         step("comparing")
         from cascades.plain import describe, to_plain
@@ -109,11 +112,13 @@ def run(settings: Settings) -> None:
             "format": "offramp cascades",
             "version": 1,
             "cascades": describe(sweep),
+            "mixtures": [asdict(mixture) for mixture in mixtures],
+            "coin": COIN,
             "sweep": to_plain(sweep),
         }
         written = [
             folder.write_csv(FILES[0], frame),
-            folder.write_png(FILES[1], frontier_picture(frame, routes.unit, examples)),
+            folder.write_png(FILES[1], frontier_picture(frame, routes.unit, examples, summary["verdict"]["text"])),
             folder.write_json(FILES[2], policies),
             folder.write_json(FILES[3], summary),
         ]
@@ -136,7 +141,7 @@ def _load(settings: Settings) -> tuple[DataFolder, Routes]:
 
 
 def operating_points(
-    settings: Settings, data: DataFolder, routes: Routes, step: Any = lambda _: None
+    settings: Settings, data: DataFolder, routes: Routes, step: Step | None = None
 ) -> tuple[list[OperatingPoint], list[OperatingPoint], Sweep, list[Mixture]]:
     """Every router's points on the part they are picked on, the same on the test part, the sweep and its mixtures.
 
@@ -151,6 +156,7 @@ def operating_points(
     from features.glance import TOP
     from oracles import ORACLES
 
+    step = step or _silent
     parts = {name: outputs.of(routes.stages) for name, outputs in data.parts.items()}
     loss = LOSSES[settings.loss]
     evidence = EvidenceSettings(calibrate=settings.calibrate, agreement=settings.agreement, ranks=max(TOP, loss.ranks))
@@ -161,7 +167,7 @@ def operating_points(
     chosen = sweep.route(parts["tune"]) if "tune" in parts else held_out.routed
 
     mixtures = fill_gaps([chosen.at(i) for i in range(len(sweep.prices))])
-    picked, reported = _points(chosen, sweep.prices, mixtures), _points(tested, sweep.prices, mixtures)
+    picked, reported = _points(chosen, sweep, mixtures), _points(tested, sweep, mixtures)
     calibration = sweep.reader.calibration
     outcomes = {name: single_outcomes(outputs, loss, calibration) for name, outputs in parts.items()}
     fit = outcomes["fit"].take(held_out.rows)
@@ -186,7 +192,7 @@ def fill_gaps(routings: Sequence[Routing]) -> list[Mixture]:
     """Mixtures between neighbours on the routings' lower hull, where their costs lie more than ``GAP`` apart."""
     import numpy as np
 
-    from eval.metrics import lower_hull
+    from cascades.hull import lower_hull
 
     cost = np.array([routing.mean_cost for routing in routings])
     hull = lower_hull(cost, np.array([routing.error for routing in routings]))
@@ -198,14 +204,13 @@ def fill_gaps(routings: Sequence[Routing]) -> list[Mixture]:
     return found
 
 
-def _points(routed: Routed, prices: Floats, mixtures: Sequence[Mixture]) -> list[OperatingPoint]:
+def _points(routed: Routed, sweep: Sweep, mixtures: Sequence[Mixture]) -> list[OperatingPoint]:
     """The sweep's cascades, then the mixtures, as operating points of the router "policy"."""
     from cascades.routing import OperatingPoint, mixed
 
-    routings = [routed.at(i) for i in range(len(prices))]
+    routings = [routed.at(i) for i in range(len(sweep.prices))]
     named = [
-        OperatingPoint("policy", "learned" if price > 0 else "one stage", float(price), routing)
-        for price, routing in zip(prices, routings, strict=True)
+        OperatingPoint("policy", _families(sweep, i), float(price), routings[i]) for i, price in enumerate(sweep.prices)
     ]
     for m in mixtures:
         coin = mixed(routings[m.one], routings[m.other], m.share, COIN)
@@ -213,17 +218,39 @@ def _points(routed: Routed, prices: Floats, mixtures: Sequence[Mixture]) -> list
     return named
 
 
+def _families(sweep: Sweep, price: int) -> str:
+    """The families whose rules decide at a price, from its entry on."""
+    entry = sweep.routes.paths[int(sweep.entry[price])]
+    names = {rule.family(price) for path, rule in sweep.rules.items() if path[:1] == entry}
+    return "+".join(sorted(names)) or "constant"
+
+
+class Step(Protocol):
+    """Says what is being done now, and once, as soon as that is known, how many steps there are."""
+
+    def __call__(self, text: str, total: int | None = None) -> None:
+        """Begin the step ``text``."""
+
+
+def _silent(text: str, total: int | None = None) -> None:
+    """The step of who doesn't watch."""
+
+
 @contextmanager
-def _steps() -> Iterator[Any]:
-    """A line that says what is being done, on a terminal; nothing in a pipe."""
+def _steps() -> Iterator[Step]:
+    """A progress bar over the steps on a terminal; nothing in a pipe."""
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("starting", total=None)
-        yield lambda text: progress.update(task, description=text)
+
+        def step(text: str, total: int | None = None) -> None:
+            progress.update(task, description=text, advance=1, total=total or progress.tasks[0].total)
+
+        yield step
 
 
 if __name__ == "__main__":

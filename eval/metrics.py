@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cascades.hull import lower_hull
 from cascades.routing import OperatingPoint
 from eval.intervals import ratio
-from features.outputs import Floats, Ints
+from features.outputs import Floats
 
 TINY = 1e-9
 """Mean losses that differ by less are the same: no sample has a billion examples."""
@@ -45,24 +46,6 @@ def yardstick(points: Sequence[OperatingPoint], best: str) -> Yardstick:
 def costs_errors(points: Sequence[OperatingPoint]) -> tuple[Floats, Floats]:
     """Mean cost (q,) and mean loss (q,) of q points."""
     return np.array([p.routing.mean_cost for p in points]), np.array([p.routing.error for p in points])
-
-
-def lower_hull(cost: Floats, error: Floats) -> Ints:
-    """Indices of the lower left convex hull of q points, from the cheapest one to the one of least error.
-
-    Two neighbours on it can be mixed by a coin, so every point of the line between them is a real router too.
-
-    >>> lower_hull(np.array([1, 2, 3, 4, 5]), np.array([9, 8, 3, 5, 2]))
-    array([0, 2, 4])
-    """
-    hull: list[int] = []
-    for i in np.lexsort((error, cost)):
-        if hull and error[i] >= error[hull[-1]]:
-            continue
-        while len(hull) > 1 and _turn(cost, error, hull[-2], hull[-1], i) <= 0:
-            hull.pop()
-        hull.append(int(i))
-    return np.array(hull, int)
 
 
 def least_error(cost: Floats, error: Floats, budget: float) -> float:
@@ -155,8 +138,3 @@ METRICS: dict[str, Callable[[Sequence[OperatingPoint], Yardstick], float]] = {
     "oracle_share": oracle_share,
 }
 """Name → number of the points of one router on one part; a new metric is a function here and a line."""
-
-
-def _turn(cost: Floats, error: Floats, i: int, j: int, k: int) -> float:
-    """Positive where the way from point i over j to k bends upwards."""
-    return float((cost[j] - cost[i]) * (error[k] - error[i]) - (error[j] - error[i]) * (cost[k] - cost[i]))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eval.metrics import lower_hull
+from cascades.hull import lower_hull
 from eval.verdict import NAMES
 from features.outputs import Floats
 
@@ -82,6 +82,9 @@ def frontier_picture(frame: pd.DataFrame, unit: str, examples: int, note: str = 
     if note:
         legend.set_title(fill(note, NOTE_WIDTH) + "\n", FontProperties(size=9))
         legend.set_alignment("left")
+    # A dollar in a unit or a name is a dollar, not the beginning of a formula.
+    for text in (axes.xaxis.label, *axes.texts, *legend.get_texts(), legend.get_title()):
+        text.set_parse_math(False)
     return figure
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from cascades.hull import lower_hull
 from cascades.routing import OperatingPoint
 from eval.intervals import BOOTSTRAP, Bootstrap, Estimate, estimate, interval, ratio, resampled
-from eval.metrics import METRICS, TINY, Yardstick, area, area_along, cost_along, costs_errors, lower_hull, yardstick
+from eval.metrics import METRICS, TINY, Yardstick, area, area_along, cost_along, costs_errors, yardstick
 from eval.verdict import THRESHOLDS, verdict
 from features.outputs import Floats, Ints
 

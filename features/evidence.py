@@ -61,7 +61,7 @@ class View:
         total = np.zeros(len(self.logp))
         for rank in range(classes.shape[1]):
             wanted = classes[:, rank]
-            usable = wanted != NO_ANSWER
+            usable = (wanted != NO_ANSWER) & ~(classes[:, :rank] == wanted[:, None]).any(axis=1)
             if self.alternatives is None:
                 p = np.exp(np.take_along_axis(self.logp, np.where(usable, wanted, 0)[:, None], axis=1)[:, 0])
             else:

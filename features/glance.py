@@ -18,6 +18,9 @@ TOP = 3
 CHUNK_BYTES = 1 << 20
 """Logits read at a time: half of a common L2 cache, so that the passes over a chunk after the first are cheap."""
 
+LOWEST = np.float32(-1e30)
+"""Logits over the temperature below are it: masked classes often hold the lowest float, and dividing that overflows."""
+
 
 @dataclass(frozen=True)
 class Glance:
@@ -39,8 +42,8 @@ def glance(logits: Floats, temperature: float = 1.0, ranks: int = TOP) -> Glance
     Logits of any float type, memory-mapped or not; nothing of their size is allocated.
 
     >>> seen = glance(np.log([[0.7, 0.2, 0.1]]))
-    >>> seen.top.tolist(), np.exp(seen.top_logp).round(3).tolist(), float(seen.entropy[0].round(3))
-    ([[0, 1, 2]], [[0.7, 0.2, 0.1]], 0.802)
+    >>> seen.top.tolist(), [f"{p:.3f}" for p in np.exp(seen.top_logp[0])], f"{seen.entropy[0]:.3f}"
+    ([[0, 1, 2]], ['0.700', '0.200', '0.100'], '0.802')
     """
     n, c = logits.shape
     r = min(ranks, c)
@@ -68,7 +71,9 @@ def _read(logits: Floats, temperature: float, part: slice, out: Glance) -> None:
     for start in range(part.start, part.stop, step):
         rows = slice(start, min(start + step, part.stop))
         z, p = z_buffer[: rows.stop - start], p_buffer[: rows.stop - start]
-        np.multiply(logits[rows], np.float32(1.0 / temperature), out=z, casting="same_kind")
+        with np.errstate(over="ignore"):
+            np.multiply(logits[rows], np.float32(1.0 / temperature), out=z, casting="same_kind")
+        np.maximum(z, LOWEST, out=z)
         index = np.arange(len(z))
         best = z.argmax(axis=1)
         highest = z[index, best]

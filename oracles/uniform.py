@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cascades.chains import ends_along, full_chain
+from cascades.hull import lower_hull
 from cascades.outcomes import Outcomes
 from cascades.routing import OperatingPoint, Routes
 from features.outputs import Floats
@@ -26,7 +27,7 @@ def uniform(fit: Outcomes, examples: Outcomes, routes: Routes, prices: Floats) -
 
 
 def _line(fit: Outcomes, examples: Outcomes, direct: Routes, points: int) -> list[OperatingPoint]:
-    hull = lower_hull(direct.cost, np.array([fit.wrong[:, stage].mean(dtype=float) for stage in direct.exits]))
+    hull = lower_hull(direct.cost, np.array([fit.wrong[:, stage].mean(dtype=float) for stage in direct.exits])).tolist()
     # Ranks instead of draws: exactly the share wanted, and whoever is sent to the dearer stage stays there.
     rank = (np.random.default_rng(SEED).permutation(len(examples)) + 0.5) / len(examples)
     small = np.min_scalar_type(len(direct.paths))
@@ -50,22 +51,3 @@ def _chain(examples: Outcomes, routes: Routes, points: int) -> list[OperatingPoi
         passed = np.sum(largest < share, axis=0, dtype=np.min_scalar_type(len(path)))
         found.append(OperatingPoint("uniform", "chain", float("nan"), examples.follow(routes, ends[passed])))
     return found
-
-
-def lower_hull(cost: Floats, error: Floats) -> list[int]:
-    """The points that no mix of others betters, from the cheapest to the one of least error (Andrew 1979).
-
-    >>> lower_hull(np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.5, 0.45, 0.2, 0.3]))
-    [0, 2]
-    """
-    hull: list[int] = []
-    for i in np.lexsort((error, cost)):
-        if hull and error[i] >= error[hull[-1]]:
-            continue
-        while len(hull) > 1:
-            a, b = hull[-2:]
-            if (error[b] - error[a]) * (cost[i] - cost[a]) < (error[i] - error[a]) * (cost[b] - cost[a]):
-                break
-            hull.pop()
-        hull.append(int(i))
-    return hull

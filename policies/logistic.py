@@ -81,7 +81,9 @@ class Logistic:
         later = decision.costs[:, a - 1]
         for j in range(a - 2, -1, -1):
             gain = decision.costs[:, j] - later  # positive: going on is cheaper
-            weights[j] = weighted_logistic(basis, (gain > 0).astype(basis.dtype), np.abs(gain).astype(basis.dtype), self.ridge)
+            weights[j] = weighted_logistic(
+                basis, (gain > 0).astype(basis.dtype), np.abs(gain).astype(basis.dtype), self.ridge
+            )
             later = np.where(basis @ weights[j].astype(basis.dtype) > 0, later, decision.costs[:, j])
         return LogisticRules(columns, mean, scale, weights)
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cascades.hull import lower_hull
 from cascades.routing import OperatingPoint, Routes, Routing
 from eval.metrics import (
     METRICS,
@@ -15,7 +16,6 @@ from eval.metrics import (
     cost_at_error,
     least_cost,
     least_error,
-    lower_hull,
     oracle_share,
     speedup,
     yardstick,

@@ -5,8 +5,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
+from cascades.hull import lower_hull
 from eval.files import PIXELS_PER_INCH, frontier_frame
-from eval.metrics import lower_hull
 from eval.picture import BAND, BETWEEN, LOOKS, frontier_picture
 from eval.verdict import NAMES
 
@@ -108,6 +108,13 @@ def test_a_hopeless_stage_does_not_squeeze_the_rest(frame):
     figure = frontier_picture(more, "ms", 800)
     assert figure.axes[0].get_ylim()[1] < 50
     assert any("c" in text.get_text() and "99 %" in text.get_text() for text in figure.axes[0].texts)
+
+
+def test_dollars_are_no_formula(frame):
+    named = frame.assign(family=frame["family"].replace({"b": r"$\\b$"}))
+    figure = frontier_picture(named, r"$\\per call, US$", 800, r"$\\x$")
+    FigureCanvasAgg(figure).draw()
+    assert figure.axes[0].get_xlabel() == r"mean cost ($\\per call, US$)"
 
 
 def test_a_policy_of_one_point_and_nothing_else(world):

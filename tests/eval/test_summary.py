@@ -4,9 +4,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cascades.hull import lower_hull
 from cascades.routing import OperatingPoint, Routing
 from eval.intervals import Bootstrap, Estimate
-from eval.metrics import METRICS, area_along, lower_hull
+from eval.metrics import METRICS, area_along
 from eval.summary import plain, summarise
 
 FEW = Bootstrap(draws=200)
@@ -181,6 +182,7 @@ def test_verdicts_on_worlds_made_for_them(world):
     found = summarise(*twins, how=FEW)
     assert found["verdict"]["code"] == "threshold_as_good"
     assert found["area"]["policy_above"]["joint"] == {"value": 0, "low": 0, "high": 0}
+    assert [duel["cheaper"] for duel in found["rivals"]["joint"]["margins"]] == [""] * 4
     assert all(duel["times_cheaper"]["value"] == 1 for duel in found["rivals"]["joint"]["margins"])
 
 

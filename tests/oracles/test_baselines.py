@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascades.chains import route_chain
+from cascades.hull import lower_hull
 from cascades.outcomes import Outcomes
 from cascades.routing import Routes
 from oracles.joint import joint
 from oracles.myopic import myopic
 from oracles.single import entered_directly, single
 from oracles.threshold import best_cuts, threshold
-from oracles.uniform import lower_hull, uniform
+from oracles.uniform import uniform
 
 PRICES = np.array([1e-3, 0.02, 0.05, 0.2])
 
@@ -154,7 +155,7 @@ def test_the_line_mixes_neighbours_on_the_hull(outcomes_of: Make, routes_of: Unr
     line = [p for p in uniform(fit, fit, routes_of(3), np.ones(11)) if p.family == "line"]
     assert len(line) == 11
     error = fit.wrong.mean(axis=0, dtype=float)
-    assert lower_hull(np.array([1.0, 3.0, 9.0]), error) == [0, 1, 2]
+    assert lower_hull(np.array([1.0, 3.0, 9.0]), error).tolist() == [0, 1, 2]
     assert [p.routing.mean_cost for p in line] == pytest.approx([1, 1.4, 1.8, 2.2, 2.6, 3, 4.2, 5.4, 6.6, 7.8, 9])
     assert [line[i].routing.error for i in (0, 5, 10)] == pytest.approx(error.tolist())
     for point, share in zip(line, np.linspace(0, 2, 11), strict=True):

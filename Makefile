@@ -1,0 +1,29 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: frontier test benchmarks clean
+
+frontier: $(VENV)/.installed  ## learn a cascade from the embedded outputs and draw its frontier
+	$(BIN)/python -m eval.frontier --topology a_g_r --out frontier
+
+test: $(VENV)/.installed-dev  ## linters, types and tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2
+
+benchmarks: $(VENV)/.installed-dev  ## speed and memory, as ratios in one run; writes benchmarks/results/speed.csv
+	$(BIN)/python -m benchmarks.speed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) frontier
