@@ -163,7 +163,9 @@ def price_range(routes: Routes) -> Floats:
     steps = np.array([spent[path[-1]] for spent, path in zip(routes.spent, routes.paths, strict=True)])
     first = min(routes.entries, key=lambda q: float(routes.cost[q]))
     dear = np.delete(steps, first)
-    dear = dear[dear > 0] if (dear > 0).any() else np.maximum(steps, np.finfo(float).tiny)
+    dear = dear[dear > 0] if (dear > 0).any() else steps[steps > 0]
+    if not len(dear):  # all is free, at any price
+        return np.geomspace(LEAST_WEIGHT, 1.0, SCOUTING_PRICES)
     return np.geomspace(LEAST_WEIGHT / routes.cost.max(), 1.0 / dear.min(), SCOUTING_PRICES)
 
 

@@ -13,6 +13,7 @@ from cascades.cascade import Sweep, UnionRules
 from cascades.routing import Routes
 from features.belief import Pool
 from features.calibration import AnswerCalibration
+from features.company import Company
 from features.errors import InputError
 from features.evidence import EvidenceSettings, Reader
 from features.spline import Spline
@@ -25,7 +26,7 @@ from policies.value import ValueRules
 TYPES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        *(Sweep, UnionRules, Routes, Reader, EvidenceSettings, Pool, AnswerCalibration, Spline),
+        *(Sweep, UnionRules, Routes, Reader, EvidenceSettings, Pool, AnswerCalibration, Company, Spline),
         *(ConstantRules, ThresholdRules, LogisticRules, ValueRules, BoostedRules, Trees),
     )
 }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit, logsumexp
 
+from features.company import Company, fit_company
 from features.logistic import weighted_logistic
 from features.outputs import NO_ANSWER, Floats, Ints, Stage
 from features.spline import Spline, fit_spline
@@ -24,7 +25,7 @@ SHRINK = 5.0
 REGRESSION_ROWS = 20_000
 """Examples that the regression of "right" on confidence and class is fitted on (they come in random order)."""
 
-CONFIDENCE_KNOTS = 6
+CONFIDENCE_KNOTS = 4
 RIDGE = 3e-3
 LEAST = 1e-6
 """Least probability given to a class: an API's silence about a class isn't proof."""
@@ -56,7 +57,7 @@ class AnswerCalibration:
     ``reliability`` (c,) log odds that an answer of each class is right, shrunk to the mean; ``spline`` and
     ``coefficients`` the logistic regression of "right" on it and the measured columns; ``ranks`` (r,) the share
     of the wrong first answers for which the label stands at each further rank; ``confusion`` (c, c), where a wrong
-    answer's label lies otherwise, (0, 0) with many classes (uniform then).
+    answer's label lies otherwise, (0, 0) with many classes (uniform then); ``company`` of ranked answers.
     """
 
     classes: int
@@ -67,12 +68,32 @@ class AnswerCalibration:
     coefficients: Floats
     ranks: Floats
     confusion: Floats
+    company: Company | None
 
     def right(self, stage: Stage) -> Floats:
         """Log odds (n,) that the first answer is right."""
+        assert stage.answers is not None
         return np.asarray(
-            (self.spline(_columns(stage, self.reliability, self.names, self.bounded)) @ self.coefficients).clip(-12, 12)
+            (self.spline(self._columns(stage, self.reliability[stage.answers[:, 0]], None)) @ self.coefficients).clip(
+                -12, 12
+            )
         )
+
+    def _columns(self, stage: Stage, reliability: Floats, own_right: Floats | None) -> Floats:
+        """Reliability (n,) of the answers, the measured numbers, their company if they are ranked, and with few
+        classes an indicator and a slope for each; ``own_right`` as in ``Company.columns``."""
+        assert stage.answers is not None
+        columns = [reliability]
+        for name, bounded in zip(self.names, self.bounded, strict=True):
+            columns.append(_unbounded(np.asarray(stage.measured[name], np.float64), bounded))
+        if 2 <= self.classes <= MANY_CLASSES:
+            is_class = (stage.answers[:, :1] == np.arange(self.classes)).astype(np.float64)
+            columns += [*is_class.T]
+            if self.names:
+                columns += [*(is_class * columns[1][:, None]).T]
+        if self.company is not None:
+            columns += [*self.company.columns(stage.answers, expit(reliability), own_right).T]
+        return np.column_stack(columns)
 
     def logp(self, stage: Stage) -> Floats:
         """Log probability (n, c) of every class; for up to ``MANY_CLASSES``."""
@@ -121,32 +142,23 @@ def fit_answers(stage: Stage, labels: Ints, classes: int) -> AnswerCalibration:
             for r in range(1, stage.answers.shape[1])
         ]
     )
-    names = tuple(stage.measured)
-    bounded = tuple(bool(column.min() >= 0 and column.max() <= 1) for column in stage.measured.values())
-    reliability = np.asarray(logit(share))
-    x = _columns(stage, reliability, names, bounded)
-    x[:, 0] = logit(without)
+    nothing = fit_spline(np.zeros((2, 1)), 0)
+    blank = AnswerCalibration(
+        classes,
+        tuple(stage.measured),
+        tuple(bool(column.min() >= 0 and column.max() <= 1) for column in stage.measured.values()),
+        np.asarray(logit(share)),
+        nothing,
+        np.zeros(1),
+        ranks,
+        _confusion(first, labels, classes) if classes <= MANY_CLASSES else np.zeros((0, 0)),
+        fit_company(stage.answers, right, classes) if stage.answers.shape[1] > 1 else None,
+    )
+    x = blank._columns(stage, np.asarray(logit(without)), right)
     spline = fit_spline(x, CONFIDENCE_KNOTS)
     rows = slice(0, REGRESSION_ROWS)
     w = weighted_logistic(spline(x[rows]), right[rows, None], np.ones((len(right[rows]), 1)), RIDGE)
-    confusion = _confusion(first, labels, classes) if classes <= MANY_CLASSES else np.zeros((0, 0))
-    return AnswerCalibration(classes, names, bounded, reliability, spline, w[:, 0], ranks, confusion)
-
-
-def _columns(stage: Stage, reliability: Floats, names: tuple[str, ...], bounded: tuple[bool, ...]) -> Floats:
-    """Reliability of the answer, the measured numbers, and with few classes an indicator and slope for each."""
-    assert stage.answers is not None
-    first = stage.answers[:, 0]
-    measured = [
-        _unbounded(np.asarray(stage.measured[name], np.float64), b) for name, b in zip(names, bounded, strict=True)
-    ]
-    columns = [reliability[first], *measured]
-    if 2 <= len(reliability) <= MANY_CLASSES:
-        is_class = (first[:, None] == np.arange(len(reliability))).astype(np.float64)
-        columns += [*is_class.T]
-        if measured:
-            columns += [*(is_class * measured[0][:, None]).T]
-    return np.column_stack(columns)
+    return replace(blank, spline=spline, coefficients=w[:, 0])
 
 
 def _unbounded(confidence: Floats, bounded: bool) -> Floats:

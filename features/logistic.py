@@ -20,8 +20,8 @@ LONGEST_STEP = 4.0
 def weighted_logistic(x: Floats, positive: Floats, weight: Floats, ridge: float) -> Floats:
     """Coefficients (m, q) of q problems: minimise mean weighted log loss + ridge / 2 · |w|², first column free.
 
-    ``x`` (n, m), standardised, its first column ones; all in its dtype; ``positive`` (n, q) in [0, 1]; ``weight`` (n, q), each
-    column normalised here to sum one, so that neither its unit nor copying the rows changes the solution.
+    ``x`` (n, m), standardised, its first column ones; all in its dtype. ``positive`` (n, q) in [0, 1]; ``weight``
+    (n, q), each column normalised here to sum one, so that neither its unit nor copying rows changes the solution.
     All Hessians of a step come from one matrix product of column pairs with the q curvature weights.
     """
     m = x.shape[1]
