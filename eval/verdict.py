@@ -87,7 +87,7 @@ def _where(margin: float, stage: str) -> str:
 def _less(duel: Record, summary: Record) -> str:
     stage = summary["best_single"]["stage"]
     here = next(record for record in summary["routers"]["policy"] if record["margin"] == duel["margin"])
-    alone = f"{_fold(here['speedup']['value'])} less than {stage}, and " if here["reached"] else ""
+    alone = f"{_fold(here['speedup']['value'])} less than {stage} ({_given_up(here)}), and " if here["reached"] else ""
     found = duel["times_cheaper"]
     interval = f"{found['low']:.2f} to {found['high']:.2f}"
     return f"{_where(duel['margin'], stage)} it costs {alone}{found['value']:.2f} times less ({interval}) than they"
@@ -102,12 +102,22 @@ def _more(duel: Record, stage: str) -> str:
 def _saving(summary: Record, router: str) -> str:
     margin = summary["routers"][router][0]["margin"]
     stage = summary["best_single"]["stage"]
-    return f"{_where(margin, stage)} it costs {_times(summary, router)} less than {stage}"
+    first = summary["routers"][router][0]
+    given_up = f" ({_given_up(first)})" if first["reached"] else ""
+    return f"{_where(margin, stage)} it costs {_times(summary, router)} less than {stage}{given_up}"
 
 
 def _times(summary: Record, router: str) -> str:
     first: Record = summary["routers"][router][0]
     return _fold(first["speedup"]["value"]) if first["reached"] else "no"
+
+
+def _given_up(record: Record) -> str:
+    """The error that a point picked elsewhere really gave up here: rarely just what it was picked for."""
+    extra: Record = record["extra_error"]
+    if extra["value"] is None or extra["low"] is None:
+        return "its error here unknown"
+    return f"error {100 * extra['value']:+.2f} points, {100 * extra['low']:+.2f} to {100 * extra['high']:+.2f}"
 
 
 def _fold(value: float | None) -> str:

@@ -16,7 +16,7 @@ SKILLS = (1.0, 2.0, 4.0)
 
 @pytest.fixture(scope="session")
 def routes_of() -> Callable[..., Routes]:
-    """routes_of(k, text="", costs=None): stages a, b, c, … that cost 1, 3, 9, …, every jump unless a topology is given."""
+    """routes_of(k, text="", costs=None): stages a, b, c, … that cost 1, 3, 9, …, every jump unless told otherwise."""
 
     def make(k: int, text: str = "", costs: Sequence[float] | None = None) -> Routes:
         names = tuple(LETTERS[:k])
@@ -53,7 +53,7 @@ def world() -> Callable[..., Outputs]:
 
 @pytest.fixture(scope="session")
 def answering() -> Callable[..., Outputs]:
-    """answering(outputs, ranks=1, measured=()): the same stages, as an API would give them: answers, perhaps numbers."""
+    """answering(outputs, ranks=1, measured=()): the same stages, as an API would have it: answers, perhaps numbers."""
 
     def make(outputs: Outputs, ranks: int = 1, measured: Sequence[str] = ()) -> Outputs:
         stages = []

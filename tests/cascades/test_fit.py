@@ -83,7 +83,7 @@ class ByLooks:
         return ((looks[:, None] + np.arange(self.prices)) % self.ways).astype(np.int8)
 
     def take(self, prices: Ints) -> Rules:
-        return self  # pragma: no cover - nobody reads it
+        return ByLooks(self.ways, len(prices))
 
     def __str__(self) -> str:
         return "by looks"
@@ -108,9 +108,7 @@ class Spy:
         return [decision for decision in self.seen if len(decision.x) == n]
 
 
-MIXED = Costs(
-    {"a": StageCost("a", 1.0, 0.0), "b": StageCost("net", 2.0, 0.5), "c": StageCost("net", 4.0, 0.25)}, "ms"
-)
+MIXED = Costs({"a": StageCost("a", 1.0, 0.0), "b": StageCost("net", 2.0, 0.5), "c": StageCost("net", 4.0, 0.25)}, "ms")
 """A model, and two exits of one network."""
 
 COST = {(0,): 1.0, (1,): 2.5, (2,): 6.25, (0, 1): 3.5, (0, 2): 7.25, (1, 2): 6.75, (0, 1, 2): 7.75}
@@ -123,7 +121,7 @@ SOME_PRICES = (1e-3, 0.02, 0.5)
 def spied(
     world: World, prices_are: Callable[..., Floats], family: Callable[[Policy], tuple[str]]
 ) -> tuple[Outputs, Routes, Spy, Sweep, HeldOut, dict[tuple[int, ...], tuple[Floats, Floats]]]:
-    """A sweep by looks; the examples in the order fitted on; what they lose and spend (n, prices) from every path on."""
+    """A sweep by looks; the examples as fitted on; what they lose and spend (n, prices) from every path on."""
     prices = prices_are(*SOME_PRICES)
     outputs, spy = world(150), Spy()
     routes = unroll(parse_topology("a_b_c", "abc"), MIXED)
@@ -140,7 +138,9 @@ def spied(
         if onward:
             action = ByLooks(1 + len(onward), 3).actions(next(decided).x)
             for way, child in enumerate(onward, start=1):
-                lost, spent = (np.where(action == way, there, here) for here, there in zip((lost, spent), ends[child], strict=True))
+                lost, spent = (
+                    np.where(action == way, there, here) for here, there in zip((lost, spent), ends[child], strict=True)
+                )
         ends[path] = lost, spent
     return outputs, routes, spy, sweep, held_out, ends
 
@@ -477,7 +477,7 @@ def redundant(part: Outputs, kind: str) -> Outputs:
 def test_a_stage_dearer_and_no_better_than_another_is_not_worth_calling(
     world: World, routes_of: RoutesOf, kind: str, answer: str
 ) -> None:
-    """Never where the call would cost a mistake in ten, and wherever it is called by mistake, hardly anything is lost."""
+    """Not where a call costs a mistake in ten; and where it is called, hardly anything is lost by it."""
     skills = (1.0, 3.0, 0.0)
     outputs, test = redundant(world(800, skills), kind), redundant(world(1000, skills, seed=1, part="test"), kind)
     routes = routes_of(3, costs=(1.0, 4.0, 8.0))
@@ -512,12 +512,12 @@ def test_two_identical_stages_are_one(world: World, routes_of: RoutesOf) -> None
     for i in range(8):
         if sweep.prices[i] > 1e-3:  # below, it does not matter
             assert both[routed.path[:, i]].mean() <= 0.02
-    alone, _ = fit_sweep(outputs.of(("a", "c")), unroll(parse_topology("a_c", "ac"), _costs(a=1, c=4)), 8, FitSettings(FAMILIES))
+    alone, _ = fit_sweep(
+        outputs.of(("a", "c")), unroll(parse_topology("a_c", "ac"), _costs(a=1, c=4)), 8, FitSettings(FAMILIES)
+    )
     other = alone.route(test.of(("a", "c")))
     for price in alone.prices[:8]:
-        mine, theirs = (
-            min(p.error + price * p.mean_cost for p in map(r.at, range(8))) for r in (routed, other)
-        )
+        mine, theirs = (min(p.error + price * p.mean_cost for p in map(r.at, range(8))) for r in (routed, other))
         assert mine <= theirs + 0.03
 
 
@@ -528,7 +528,9 @@ def _costs(**stages: float) -> Costs:
 @pytest.mark.parametrize("cost", [5.0, 1e-9, 0.0])
 def test_one_stage_only(world: World, cost: float) -> None:
     """Nothing to decide, even where the one stage is free."""
-    routes = unroll(parse_topology("a", ("a", "b")), Costs({"a": StageCost("a", cost, 0.0), "b": StageCost("b", 1.0, 0.0)}, "ms"))
+    routes = unroll(
+        parse_topology("a", ("a", "b")), Costs({"a": StageCost("a", cost, 0.0), "b": StageCost("b", 1.0, 0.0)}, "ms")
+    )
     outputs = world(60, (2.0,))
     sweep, held_out = fit_sweep(outputs, routes, 4, FitSettings(FAMILIES))
     assert len(sweep.prices) == 5
@@ -569,7 +571,7 @@ def test_one_class_is_always_right_and_costs_the_least(
 
 
 @pytest.mark.parametrize("kind", ["logits", "answers", "confidence"])
-@pytest.mark.parametrize(("n", "classes"), [(200, 2), (60, 20_000)])
+@pytest.mark.parametrize(("n", "classes"), [(1000, 2), (60, 20_000)])
 def test_any_number_of_classes(
     world: World, answering: Callable[..., Outputs], routes_of: RoutesOf, n: int, classes: int, kind: str
 ) -> None:
@@ -618,7 +620,9 @@ def test_the_type_of_the_logits_hardly_matters(world: World, routes_of: RoutesOf
 
 
 @pytest.mark.parametrize("points", [1, 2, 7])
-def test_there_are_as_many_prices_as_wanted_and_the_stages_alone(world: World, routes_of: RoutesOf, points: int) -> None:
+def test_there_are_as_many_prices_as_wanted_and_the_stages_alone(
+    world: World, routes_of: RoutesOf, points: int
+) -> None:
     sweep, held_out = fit_sweep(world(100), routes_of(3, "a>b,c;b>c;b"), points, FitSettings(("constant", "value")))
     assert np.isfinite(sweep.prices).sum() == points
     assert (np.diff(sweep.prices[:points]) > 0).all()
@@ -650,9 +654,7 @@ def test_the_unit_of_cost_does_not_matter(world: World, routes_of: RoutesOf) -> 
     assert (one[1].routed.path == other[1].routed.path).mean() > 0.99
 
 
-def test_a_large_part_is_fitted_on_in_part(
-    world: World, routes_of: RoutesOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_part_is_fitted_on_in_part(world: World, routes_of: RoutesOf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "FIT_ROWS", 120)
     outputs = world(300)
     sweep, held_out = fit_sweep(outputs, routes_of(2), 3, FitSettings(("value",), "last"))
@@ -744,7 +746,9 @@ def test_prices_reach_from_where_cost_hardly_matters_to_where_it_is_all(
     free = data.draw(st.integers(0, k - 1)) if k > 1 and data.draw(st.booleans()) else None
     if free is not None:
         costs[free] = 0.0
-    routes = unroll(parse_topology("_".join("abcde"[:k]), "abcde"[:k]), _costs(**dict(zip("abcde", costs, strict=False))))
+    routes = unroll(
+        parse_topology("_".join("abcde"[:k]), "abcde"[:k]), _costs(**dict(zip("abcde", costs, strict=False)))
+    )
     prices = price_range(routes)
     assert len(prices) == fit.SCOUTING_PRICES
     assert np.isfinite(prices).all()
@@ -763,8 +767,12 @@ def test_the_price_range_by_hand(routes_of: RoutesOf) -> None:
     np.testing.assert_allclose(np.diff(np.log(prices)), np.log(prices[-1] / prices[0]) / 99)
 
 
-falling = st.lists(st.floats(1e-9, 100) | st.just(0.0), min_size=2, max_size=30).map(lambda costs: sorted(costs, reverse=True))
-noisy = st.lists(st.floats(1e-9, 100) | st.sampled_from([0.0, 1.0 - 2**-53, 1.0, 1.0 + 2**-52]), min_size=2, max_size=30)
+falling = st.lists(st.floats(1e-9, 100) | st.just(0.0), min_size=2, max_size=30).map(
+    lambda costs: sorted(costs, reverse=True)
+)
+noisy = st.lists(
+    st.floats(1e-9, 100) | st.sampled_from([0.0, 1.0 - 2**-53, 1.0, 1.0 + 2**-52]), min_size=2, max_size=30
+)
 
 
 @given(falling | noisy, st.integers(1, 40))
@@ -836,7 +844,9 @@ def test_the_family_that_is_best_everywhere_is_picked_everywhere_and_of_equal_on
     assert pick_family(np.zeros((3, 4))).tolist() == [0] * 4
 
 
-def test_stages_of_answers_and_of_logits_can_be_mixed(world: World, answering: Callable[..., Outputs], routes_of: RoutesOf) -> None:
+def test_stages_of_answers_and_of_logits_can_be_mixed(
+    world: World, answering: Callable[..., Outputs], routes_of: RoutesOf
+) -> None:
     outputs, test = world(400), world(600, seed=1, part="test")
 
     def mixed(part: Outputs) -> Outputs:
