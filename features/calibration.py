@@ -25,7 +25,7 @@ SHRINK = 5.0
 REGRESSION_ROWS = 20_000
 """Examples that the regression of "right" on confidence and class is fitted on (they come in random order)."""
 
-CONFIDENCE_KNOTS = 4
+CONFIDENCE_KNOTS = 6
 RIDGE = 3e-3
 LEAST = 1e-6
 """Least probability given to a class: an API's silence about a class isn't proof."""
@@ -132,8 +132,10 @@ def fit_answers(stage: Stage, labels: Ints, classes: int) -> AnswerCalibration:
     hits = np.bincount(first, right, minlength=classes)
     count = np.bincount(first, minlength=classes)
     share = (hits + SHRINK * base) / (count + SHRINK)
-    # an example's own label must not tell the regression below how reliable its class is
-    without = (hits[first] - right + SHRINK * base) / (count[first] - 1 + SHRINK)
+    # An example's own label must not tell the regression below how reliable its class is. With indicators of the
+    # classes it is the other way round: they know a class's mean, and what is left out would then be the label.
+    left_out = float(classes > MANY_CLASSES)
+    without = (hits[first] - left_out * right + SHRINK * base) / (count[first] - left_out + SHRINK)
     wrong = max(len(right) - right.sum(), 1.0)
     ranks = np.array(
         [0.0]
@@ -154,9 +156,12 @@ def fit_answers(stage: Stage, labels: Ints, classes: int) -> AnswerCalibration:
         _confusion(first, labels, classes) if classes <= MANY_CLASSES else np.zeros((0, 0)),
         fit_company(stage.answers, right, classes) if stage.answers.shape[1] > 1 else None,
     )
-    x = blank._columns(stage, np.asarray(logit(without)), right)
+    x = blank._columns(stage, np.asarray(logit(without)), right if left_out else None)
     spline = fit_spline(x, CONFIDENCE_KNOTS)
     rows = slice(0, REGRESSION_ROWS)
+    # Standardised, the indicator of a rare class would hardly feel the ridge: one example would make it look perfect.
+    # Not scaled up beyond this, it feels ``SHRINK`` examples, each with the curvature of a coin's toss.
+    spline = replace(spline, scale=np.maximum(spline.scale, np.sqrt(SHRINK / (4 * RIDGE * len(right[rows])))))
     w = weighted_logistic(spline(x[rows]), right[rows, None], np.ones((len(right[rows]), 1)), RIDGE)
     return replace(blank, spline=spline, coefficients=w[:, 0])
 

@@ -1,0 +1,164 @@
+"""What the toolkit reaches on the data that it ships, on examples that it has not seen."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cascades.answers import LOSSES
+from cascades.fit import FitSettings, fit_sweep
+from cascades.folder import EMBEDDED, DataFolder, read_folder
+from cascades.hull import lower_hull
+from cascades.outcomes import single_outcomes
+from cascades.routing import Routes, Routing
+from cascades.topology import parse_topology, unroll
+from eval.frontier import POLICIES, Settings, operating_points
+from eval.intervals import Bootstrap, compare, resampled
+from oracles import ORACLES
+
+ROOT = Path(__file__).resolve().parents[1]
+PRICES = 8
+FIT, TEST = 2500, 4000
+SURE = Bootstrap(draws=2000, level=0.999)
+"""So many comparisons are made that five in a hundred would be chance."""
+
+Fitted = tuple[Routes, list[Routing], list[Routing]]
+"""Routes, and the routings of every price and single stage on the fit part (held out) and on the test part."""
+
+
+def some(data: DataFolder, fit: int = FIT, test: int = TEST) -> DataFolder:
+    """A share of the examples, at random since they may be sorted: enough for what is claimed here, and fast."""
+    rng = np.random.default_rng(0)
+    sizes = {"fit": fit, "test": test}
+    parts = {name: data.parts[name].take(rng.permutation(len(data.parts[name]))[:n]) for name, n in sizes.items()}
+    return DataFolder(data.name, parts, data.costs)
+
+
+@pytest.fixture(scope="module")
+def cifar10() -> DataFolder:
+    return some(read_folder("cifar10"))
+
+
+@pytest.fixture(scope="module")
+def imagenet() -> DataFolder:
+    return some(read_folder("imagenet"), 6000, 8000)
+
+
+def fitted(data: DataFolder, topology: str, answer: str = "fused") -> Fitted:
+    routes = unroll(parse_topology(topology, tuple(data.costs.stages)), data.costs)
+    parts = {name: part.of(routes.stages) for name, part in data.parts.items()}
+    sweep, held_out = fit_sweep(parts["fit"], routes, PRICES, FitSettings(POLICIES, answer))
+    tested = sweep.route(parts["test"])
+    every = range(len(sweep.prices))
+    return routes, [held_out.routed.at(i) for i in every], [tested.at(i) for i in every]
+
+
+@pytest.fixture(scope="module")
+def frontiers(cifar10: DataFolder) -> Callable[[str], list[Routing]]:
+    """The tested routings of a topology on CIFAR-10, fitted once."""
+    known: dict[str, list[Routing]] = {}
+
+    def of(topology: str) -> list[Routing]:
+        if topology not in known:
+            known[topology] = fitted(cifar10, topology)[2]
+        return known[topology]
+
+    return of
+
+
+def objective(routing: Routing, price: float) -> float:
+    return routing.error + price * routing.mean_cost
+
+
+@pytest.mark.parametrize("part_of_it", ["a_r", "g_r", "a_g", "a>g>r", "a", "g", "r"])
+def test_more_to_choose_from_is_no_worse(frontiers: Callable[[str], list[Routing]], part_of_it: str) -> None:
+    """At no price is the best of ``a_g_r`` behind the best of a topology that it contains by more than chance."""
+    whole, contained = frontiers("a_g_r"), frontiers(part_of_it)
+    for price in np.geomspace(1e-5, 1e-2, 8):
+        mine, theirs = (min(points, key=lambda p: objective(p, price)) for points in (whole, contained))
+        means = resampled([mine, theirs], SURE)
+        behind = (means[:, 0] - means[:, 1]) @ np.array([price, 1.0])
+        assert np.quantile(behind[1:], (1 - SURE.level) / 2) <= 0, (price, behind[0])
+
+
+def test_the_best_stage_alone_is_matched_at_a_fraction_of_its_cost(frontiers: Callable[[str], list[Routing]]) -> None:
+    (alone,) = (p for p in frontiers("r") if np.isclose(p.mean_cost, 162.367) and p is frontiers("r")[-1])
+    as_good = [p for p in frontiers("a_g_r") if compare(p, alone, SURE).extra_error.low <= 0]
+    cheapest = min(as_good, key=lambda p: p.mean_cost)
+    assert compare(cheapest, alone, SURE).speedup.low > 2
+
+
+def test_held_out_is_as_good_as_unseen(cifar10: DataFolder) -> None:
+    """What cross-fitting promises comes true on the test part, apart from how hard its examples are."""
+    _, held_out, tested = fitted(cifar10, "a_g_r")
+    harder = [there.error - here.error for here, there in zip(held_out[PRICES:], tested[PRICES:], strict=True)]
+    slack = 4 * np.sqrt(0.15 * 0.85 * (1 / FIT + 1 / TEST))
+    for here, there in zip(held_out[:PRICES], tested[:PRICES], strict=True):
+        assert there.error - here.error <= max(harder) + slack
+        assert there.mean_cost == pytest.approx(here.mean_cost, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "imagenet"])
+def test_last_answers_do_not_beat_the_hard_oracle(request: pytest.FixtureRequest, name: str) -> None:
+    """At every price, on either part: no routing of one entry loses and spends less than who knows the labels."""
+    data: DataFolder = request.getfixturevalue(name)
+    settings = Settings(topology="a_g_r", points=PRICES, answer="last")
+    routes = unroll(parse_topology(settings.topology, tuple(data.costs.stages)), data.costs)
+    for points in operating_points(settings, data, routes)[:2]:
+        oracle = [p for p in points if p.router == "hard_oracle" and p.price > 0]
+        mine = [p for p in points if p.router == "policy"]
+        assert len(oracle) == PRICES
+        assert len(mine) > PRICES
+        for known in oracle:
+            least = objective(known.routing, known.price)
+            assert all(objective(p.routing, known.price) >= least - 1e-9 for p in mine)
+
+
+def test_points_stand_on_the_same_examples_in_the_same_order(cifar10: DataFolder) -> None:
+    """A cascade of one stage that answers for itself errs where the baseline of that stage errs."""
+    settings = Settings(topology="a_g_r", points=2, answer="last", policies=("constant",))
+    routes = unroll(parse_topology(settings.topology, tuple(cifar10.costs.stages)), cifar10.costs)
+    picked, tested, _, _ = operating_points(settings, cifar10, routes)
+    assert [p.router for p in picked] == [p.router for p in tested]
+    for points, part in ((picked, "fit"), (tested, "test")):
+        single = {p.family: p.routing for p in points if p.router == "single"}
+        for stage, policy in zip(routes.stages, points[2:5], strict=True):
+            np.testing.assert_array_equal(policy.routing.wrong, single[stage].wrong)
+            np.testing.assert_array_equal(policy.routing.answer, single[stage].answer)
+            assert policy.routing.part == single[stage].part == part
+
+
+def test_answers_without_any_confidence_are_enough(imagenet: DataFolder) -> None:
+    """Class reliability and agreement alone: ahead of a random mix of stages, and of every confidence threshold."""
+    routes, _, tested = fitted(imagenet, "a_g_r")
+    loss, parts = LOSSES["top1"], {name: part.of(routes.stages) for name, part in imagenet.parts.items()}
+    cost = np.array([p.mean_cost for p in tested])
+    error = np.array([p.error for p in tested])
+    hull = lower_hull(cost, error)
+    singles = [p.routing for p in ORACLES["single"](*_outcomes(parts, loss), routes, np.zeros(0))]
+    for share in (0.3, 0.5, 0.7):
+        budget = singles[0].mean_cost + share * (singles[-1].mean_cost - singles[0].mean_cost)
+        mine = np.interp(budget, cost[hull], error[hull])
+        mixed = np.interp(budget, [p.mean_cost for p in singles], [p.error for p in singles])
+        assert mine < mixed - 0.01
+
+
+def _outcomes(parts, loss):  # type: ignore[no-untyped-def]
+    from features.calibration import fit_answers
+
+    fit = parts["fit"]
+    known = {s: fit_answers(stage, fit.labels, fit.classes) for s, stage in enumerate(fit.stages)}
+    return [single_outcomes(parts[name], loss, known) for name in ("fit", "test")]
+
+
+def test_everything_embedded_is_packaged() -> None:
+    packaged = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["package-data"]
+    files = [path.relative_to(EMBEDDED.parent).as_posix() for path in EMBEDDED.rglob("*") if path.is_file()]
+    assert len(files) >= 7
+    for file in files:
+        assert any(fnmatch(file, pattern) for pattern in packaged["cascades"]), file
