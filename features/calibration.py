@@ -80,13 +80,14 @@ class AnswerCalibration:
         )
 
     def _columns(self, stage: Stage, reliability: Floats, own_right: Floats | None) -> Floats:
-        """Reliability (n,) of the answers, the measured numbers, their company if they are ranked, and with few
-        classes an indicator and a slope for each; ``own_right`` as in ``Company.columns``."""
+        """Reliability (n,) of the answers, the measured numbers, and their company if they are ranked, else with few
+        classes an indicator and a slope for each; ``own_right`` as in ``Company.columns``. Both at once would let an
+        example's label show: the indicators know a class's mean, the company what it is without the example."""
         assert stage.answers is not None
         columns = [reliability]
         for name, bounded in zip(self.names, self.bounded, strict=True):
             columns.append(_unbounded(np.asarray(stage.measured[name], np.float64), bounded))
-        if 2 <= self.classes <= MANY_CLASSES:
+        if 2 <= self.classes <= MANY_CLASSES and self.company is None:
             is_class = (stage.answers[:, :1] == np.arange(self.classes)).astype(np.float64)
             columns += [*is_class.T]
             if self.names:
@@ -134,16 +135,11 @@ def fit_answers(stage: Stage, labels: Ints, classes: int) -> AnswerCalibration:
     share = (hits + SHRINK * base) / (count + SHRINK)
     # An example's own label must not tell the regression below how reliable its class is. With indicators of the
     # classes it is the other way round: they know a class's mean, and what is left out would then be the label.
-    left_out = float(classes > MANY_CLASSES)
+    left_out = float(classes > MANY_CLASSES or stage.answers.shape[1] > 1)
     without = (hits[first] - left_out * right + SHRINK * base) / (count[first] - left_out + SHRINK)
-    wrong = max(len(right) - right.sum(), 1.0)
-    ranks = np.array(
-        [0.0]
-        + [
-            float(np.mean(stage.answers[:, r] == labels) * len(labels) / wrong)
-            for r in range(1, stage.answers.shape[1])
-        ]
-    )
+    stands = stage.answers == labels[:, None]
+    rank = stands.argmax(axis=1)[stands.any(axis=1) & (right == 0)]  # the first of them: an answer may stand twice
+    ranks = np.bincount(rank, minlength=stands.shape[1]) / max(len(right) - right.sum(), 1.0)
     nothing = fit_spline(np.zeros((2, 1)), 0)
     blank = AnswerCalibration(
         classes,
@@ -156,7 +152,7 @@ def fit_answers(stage: Stage, labels: Ints, classes: int) -> AnswerCalibration:
         _confusion(first, labels, classes) if classes <= MANY_CLASSES else np.zeros((0, 0)),
         fit_company(stage.answers, right, classes) if stage.answers.shape[1] > 1 else None,
     )
-    x = blank._columns(stage, np.asarray(logit(without)), right if left_out else None)
+    x = blank._columns(stage, np.asarray(logit(without)), right)
     spline = fit_spline(x, CONFIDENCE_KNOTS)
     rows = slice(0, REGRESSION_ROWS)
     # Standardised, the indicator of a rare class would hardly feel the ridge: one example would make it look perfect.

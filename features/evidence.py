@@ -329,8 +329,8 @@ def _belief_columns(columns: dict[str, Floats], reader: Reader, logp: Floats) ->
     columns["belief.margin"] = ordered[:, 0] - ordered[:, 1]
     columns["belief.second_margin"] = ordered[:, 1] - ordered[:, 2]
     columns["belief.entropy"] = -np.einsum("nm,nm->n", p, np.maximum(logp, -100))
-    others = p.sum(axis=1) - np.take_along_axis(p, best[:, None], axis=1)[:, 0]
-    columns["belief.doubt"] = np.log(np.maximum(others, np.exp(-FARTHEST)))
+    np.put_along_axis(p, best[:, None], 0, axis=1)  # what is left when one is taken from the sum is mostly rounding
+    columns["belief.doubt"] = np.log(np.maximum(p.sum(axis=1), np.exp(-FARTHEST)))
     if reader.classes <= CORRECTED_CLASSES:
         for y in range(reader.classes):
             columns[f"belief.is_{y}"] = best == y

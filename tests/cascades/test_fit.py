@@ -844,6 +844,23 @@ def test_the_family_that_is_best_everywhere_is_picked_everywhere_and_of_equal_on
     assert pick_family(np.zeros((3, 4))).tolist() == [0] * 4
 
 
+def test_families_that_lose_nothing_or_less_can_be_told_apart() -> None:
+    """Expected losses are moved along a line, so a mean of few of them may fall below zero."""
+    assert pick_family(np.array([[1e-3, 0.0, 2e-3], [0.0, 0.0, 0.0]])).tolist() == [1, 1, 1]
+    assert pick_family(np.array([[0.0, 1e-3], [-1e-3, -1e-5]])).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("skills", [(60.0, 1.0), (1.0, 60.0), (60.0, 60.0)])
+def test_a_stage_that_is_always_right(world: World, routes_of: RoutesOf, skills: tuple[float, float]) -> None:
+    outputs, test = world(300, skills), world(300, skills, seed=1, part="test")
+    sweep, _ = fit_sweep(outputs, routes_of(2), 5, FitSettings(FAMILIES))
+    points = list(map(sweep.route(test).at, range(5)))
+    if skills[0] == 60:
+        assert [(p.error, p.mean_cost) for p in points] == [(0, 1)] * 5
+    else:
+        assert any(p.error == 0 for p in map(sweep.route(test).at, range(7)))
+
+
 def test_stages_of_answers_and_of_logits_can_be_mixed(
     world: World, answering: Callable[..., Outputs], routes_of: RoutesOf
 ) -> None:
