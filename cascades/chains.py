@@ -106,6 +106,27 @@ def joint_thresholds(
     return plans
 
 
+def held_out_chains(fit: Outcomes, routes: Routes, prices: Floats, folds: Ints) -> list[Routing]:
+    """For each price the routing of ``fit`` in which every fold follows the thresholds tuned on the other folds."""
+    parts = []
+    for fold in np.unique(folds):
+        rows = np.flatnonzero(folds == fold)
+        plans = joint_thresholds(fit.take(np.flatnonzero(folds != fold)), routes, prices)
+        here = fit.take(rows)
+        parts.append((rows, [route_chain(here, routes, *plan) for plan in plans]))
+    order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+    return [
+        Routing(
+            routes,
+            np.concatenate([routings[i].path for _, routings in parts])[order],
+            np.concatenate([routings[i].answer for _, routings in parts])[order],
+            np.concatenate([routings[i].wrong for _, routings in parts])[order],
+            fit.part,
+        )
+        for i in range(len(prices))
+    ]
+
+
 @dataclass(frozen=True)
 class _Wanted:
     """Prices (p,) for which loss + price * cost is to be least, and budgets (b,) within which loss is."""

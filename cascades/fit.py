@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from cascades.answers import ANSWERS, LOSSES
 from cascades.cascade import Routed, Sweep, UnionRules, follow
 from cascades.routing import Routes
-from features.evidence import EvidenceSettings, Path, Reading, View, fit_reader
+from features.evidence import EvidenceSettings, Path, Reading, View, fit_reader, surely_positive
 from features.outputs import Floats, Ints, Outputs
 from policies import POLICIES
 from policies.policy import Decision, Policy, cross_fit
@@ -137,12 +137,21 @@ def _lay_ground(outputs: Outputs, reading: Reading, routes: Routes, settings: Fi
             for mode in (("fused", "any", "last") if settings.answer == "fused" else (settings.answer,))
         }
         losses = {mode: loss.of(ranked, outputs.labels, full) for mode, ranked in options.items()}
-        modes[path] = min(losses, key=lambda mode: float(losses[mode].mean()))
+        modes[path] = _mode(losses)
         ranked = options[modes[path]]
         answer[:, i], wrong[:, i] = ranked[:, 0], losses[modes[path]]
         expected = recalibrated(loss.expected(ranked, everything, full), wrong[:, i])
         blend[:, i] = settings.softness * expected + (1 - settings.softness) * wrong[:, i]
     return Ground(views, modes, answer, wrong, blend)
+
+
+def _mode(losses: Mapping[str, Floats]) -> str:
+    """The way to answer of least loss; the plain one, unless another is better by more than chance."""
+    if "last" not in losses:
+        return next(iter(losses))
+    gains = {mode: losses["last"] - loss for mode, loss in losses.items()}
+    sure = [mode for mode, gain in gains.items() if surely_positive(gain)]
+    return max(sure, key=lambda mode: float(gains[mode].mean()), default="last")
 
 
 def recalibrated(expected: Floats, wrong: Floats) -> Floats:

@@ -15,8 +15,12 @@ from features.errors import InputError
 
 if TYPE_CHECKING:
     from cascades.cascade import Routed, Sweep
+    from cascades.chains import Cuts
     from cascades.folder import DataFolder
     from cascades.routing import OperatingPoint, Routes, Routing
+    from features.evidence import Path as Stages
+
+    Plan = tuple[Stages, Cuts]
 
 FILES = ("frontier.csv", "frontier.png", "policies.json", "summary.json")
 LEAST_EXAMPLES = 50
@@ -96,23 +100,26 @@ def run(settings: Settings) -> None:
         step("reading the data")
         data, routes = _load(settings)
         step("reading the outputs", total=OTHER_STEPS + sum(map(bool, routes.children)))
-        chosen, tested, sweep, mixtures = operating_points(settings, data, routes, step)
+        chosen, tested, sweep, more = operating_points(settings, data, routes, step)
         step("comparing")
+        from cascades.chains import chain_name
         from cascades.plain import describe, to_plain
         from eval.files import frontier_frame
         from eval.intervals import Bootstrap
         from eval.picture import frontier_picture
         from eval.summary import summarise
 
-        summary = summarise(chosen, tested, how=Bootstrap(seed=settings.seed))
-        frame = frontier_frame(chosen, tested)
+        how = Bootstrap(seed=settings.seed)
+        summary = summarise(chosen, tested, how=how)
+        frame = frontier_frame(chosen, tested, how)
         step("writing")
         examples = len(tested[0].routing)
         policies: dict[str, Any] = {
             "format": "offramp cascades",
             "version": 1,
             "cascades": describe(sweep),
-            "mixtures": [asdict(mixture) for mixture in mixtures],
+            "thresholds": [{"path": chain_name(routes, path), "cuts": to_plain(cuts)} for path, cuts in more.plans],
+            "mixtures": [asdict(mixture) for mixture in more.mixtures],
             "coin": COIN,
             "sweep": to_plain(sweep),
         }
@@ -142,15 +149,17 @@ def _load(settings: Settings) -> tuple[DataFolder, Routes]:
 
 def operating_points(
     settings: Settings, data: DataFolder, routes: Routes, step: Step | None = None
-) -> tuple[list[OperatingPoint], list[OperatingPoint], Sweep, list[Mixture]]:
-    """Every router's points on the part they are picked on, the same on the test part, the sweep and its mixtures.
+) -> tuple[list[OperatingPoint], list[OperatingPoint], Sweep, Additions]:
+    """Every router's points on the part they are picked on, the same on the test part, the sweep, and
+    what the policy's points hold besides.
 
     Picked on the tune part if there is one; else on the fit part, the policies' points then being cross-fitted.
     """
     import numpy as np
 
     from cascades.answers import LOSSES
-    from cascades.fit import FitSettings, fit_sweep
+    from cascades.chains import chain_name, held_out_chains, joint_thresholds, route_chain
+    from cascades.fit import FOLDS, FitSettings, fit_sweep
     from cascades.outcomes import single_outcomes
     from features.evidence import EvidenceSettings
     from features.glance import TOP
@@ -166,26 +175,50 @@ def operating_points(
     tested = sweep.route(parts["test"])
     chosen = sweep.route(parts["tune"]) if "tune" in parts else held_out.routed
 
-    mixtures = fill_gaps([chosen.at(i) for i in range(len(sweep.prices))])
-    picked, reported = _points(chosen, sweep, mixtures), _points(tested, sweep, mixtures)
-    calibration = sweep.reader.calibration
-    outcomes = {name: single_outcomes(outputs, loss, calibration) for name, outputs in parts.items()}
+    outcomes = {name: single_outcomes(outputs, loss, sweep.reader.calibration) for name, outputs in parts.items()}
     fit = outcomes["fit"].take(held_out.rows)
     prices = sweep.prices[np.isfinite(sweep.prices)]
+    names, before, after = _learned(sweep), _routings(chosen, sweep), _routings(tested, sweep)
+    plans: list[Plan] = []
+    if "threshold" in settings.policies:
+        step("tuning thresholds jointly")
+        plans = joint_thresholds(fit, routes, prices)
+        folds = np.arange(len(fit)) % FOLDS  # the rows are in random order
+        names += [
+            ("thresholds " + chain_name(routes, plan[0]), float(p)) for plan, p in zip(plans, prices, strict=True)
+        ]
+        after += [route_chain(outcomes["test"], routes, *plan) for plan in plans]
+        before += (
+            [route_chain(outcomes["tune"], routes, *plan) for plan in plans]
+            if "tune" in outcomes
+            else held_out_chains(fit, routes, prices, folds)
+        )
+    mixtures = fill_gaps(before)
+    picked, reported = _points(names, before, mixtures), _points(names, after, mixtures)
     for name, oracle in ORACLES.items():
         step(f"comparing with {name}")
         picked += oracle(fit, outcomes.get("tune", fit), routes, prices)
         reported += oracle(fit, outcomes["test"], routes, prices)
-    return picked, reported, sweep, mixtures
+    return picked, reported, sweep, Additions(tuple(plans), tuple(mixtures))
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """A coin between the sweep's cascades ``one`` and ``other``; ``share`` of the examples take the other."""
+    """A coin between ``one`` and ``other``, indices of the sweep's cascades and, behind them, of the thresholds;
+    ``share`` of the examples take the other."""
 
     one: int
     other: int
     share: float
+
+
+@dataclass(frozen=True)
+class Additions:
+    """What the policy's points hold besides the sweep: thresholds tuned jointly, a path and its cuts for each price,
+    and mixtures."""
+
+    plans: tuple[Plan, ...]
+    mixtures: tuple[Mixture, ...]
 
 
 def fill_gaps(routings: Sequence[Routing]) -> list[Mixture]:
@@ -204,18 +237,26 @@ def fill_gaps(routings: Sequence[Routing]) -> list[Mixture]:
     return found
 
 
-def _points(routed: Routed, sweep: Sweep, mixtures: Sequence[Mixture]) -> list[OperatingPoint]:
-    """The sweep's cascades, then the mixtures, as operating points of the router "policy"."""
+def _learned(sweep: Sweep) -> list[tuple[str, float]]:
+    """Family and price of each of the sweep's cascades."""
+    return [(_families(sweep, i), float(price)) for i, price in enumerate(sweep.prices)]
+
+
+def _routings(routed: Routed, sweep: Sweep) -> list[Routing]:
+    return [routed.at(i) for i in range(len(sweep.prices))]
+
+
+def _points(
+    names: Sequence[tuple[str, float]], routings: Sequence[Routing], mixtures: Sequence[Mixture]
+) -> list[OperatingPoint]:
+    """The named routings, then their mixtures, as operating points of the router "policy"."""
     from cascades.routing import OperatingPoint, mixed
 
-    routings = [routed.at(i) for i in range(len(sweep.prices))]
-    named = [
-        OperatingPoint("policy", _families(sweep, i), float(price), routings[i]) for i, price in enumerate(sweep.prices)
-    ]
+    points = [OperatingPoint("policy", *name, routing) for name, routing in zip(names, routings, strict=True)]
     for m in mixtures:
         coin = mixed(routings[m.one], routings[m.other], m.share, COIN)
-        named.append(OperatingPoint("policy", f"{m.share:.0%} of {m.other}, else {m.one}", float("nan"), coin))
-    return named
+        points.append(OperatingPoint("policy", f"{m.share:.0%} of {m.other}, else {m.one}", float("nan"), coin))
+    return points
 
 
 def _families(sweep: Sweep, price: int) -> str:

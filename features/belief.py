@@ -13,7 +13,9 @@ from features.outputs import Floats, Ints
 STACK_ROWS = 6_000
 """Examples that the pooling weights, a handful of numbers, are fitted on."""
 
-POOL_RIDGE = 1e-4
+POOL_PRIOR = 5.0
+"""Strength, in examples, of the prior that the stages on a path count alike and nothing else counts."""
+
 POOL_STEPS = 30
 
 CORRECTED_CLASSES = 32
@@ -87,14 +89,17 @@ def columns_of(said: Floats, first: Ints, log_prior: Floats | None, silent: bool
     return np.stack(columns, axis=2)
 
 
-def fit_weights(columns: Floats, ruled_out: NDArray[np.bool_] | None, label: Ints) -> Pool:
+def fit_weights(columns: Floats, ruled_out: NDArray[np.bool_] | None, label: Ints, stages: int = 0) -> Pool:
     """Fit the weights of a ``Pool`` by conditional logit (McFadden, 1974).
 
-    ``ruled_out`` (n, m) marks alternatives that can't be; ``label`` (n,) is the index of the right one.
+    ``ruled_out`` (n, m) marks alternatives that can't be; ``label`` (n,) is the index of the right one; the first
+    ``stages`` columns are what the stages said, each equally weighted by the prior.
     """
     rows = slice(0, STACK_ROWS)
+    prior = np.zeros(columns.shape[2])
+    prior[:stages] = 1 / max(stages, 1)
     offset = np.zeros(columns[rows].shape[:2]) if ruled_out is None else np.where(ruled_out[rows], OUT, 0.0)
-    weights = _conditional_logit(columns[rows].astype(np.float64), offset, label[rows])
+    weights = _conditional_logit(columns[rows].astype(np.float64), offset, label[rows], prior)
     none = np.zeros(0)
     return Pool(weights, none, none, none)
 
@@ -109,17 +114,18 @@ def correct(pool: Pool, columns: Floats, said: Floats, label: Ints) -> Pool:
     return replace(ready, correction=_correction(ready.basis(said[rows]), score, label[rows]))
 
 
-def _conditional_logit(z: Floats, offset: Floats, label: Ints) -> Floats:
-    """Weights (q,) under which the scores z @ w of the alternatives (n, m, q) make ``label`` likeliest."""
+def _conditional_logit(z: Floats, offset: Floats, label: Ints, prior: Floats) -> Floats:
+    """Weights (q,), near ``prior``, under which the scores z @ w of alternatives (n, m, q) make ``label`` likeliest."""
     n, _, q = z.shape
     index = np.arange(n)
-    w = np.zeros(q)
+    ridge = POOL_PRIOR / n
+    w = prior
     loss = np.inf
     step = np.zeros(q)
     for _ in range(POOL_STEPS):
         for _ in range(12):  # halve a Newton step that makes things worse
             logp = _log_softmax(offset + z @ (w + step))
-            new = float(-logp[index, label].mean() + 0.5 * POOL_RIDGE * np.sum((w + step) ** 2))
+            new = float(-logp[index, label].mean() + 0.5 * ridge * np.sum((w + step - prior) ** 2))
             if new <= loss:
                 break
             step = step / 2
@@ -128,9 +134,9 @@ def _conditional_logit(z: Floats, offset: Floats, label: Ints) -> Floats:
         loss, w = new, w + step
         p = np.exp(logp)
         mean = np.matmul(p[:, None, :], z)[:, 0]
-        gradient = (mean - z[index, label]).mean(axis=0) + POOL_RIDGE * w
+        gradient = (mean - z[index, label]).mean(axis=0) + ridge * (w - prior)
         centred = ((z - mean[:, None]) * np.sqrt(p)[..., None]).reshape(-1, q)
-        step = -np.linalg.solve(centred.T @ centred / n + POOL_RIDGE * np.eye(q), gradient)
+        step = -np.linalg.solve(centred.T @ centred / n + ridge * np.eye(q), gradient)
     return w
 
 

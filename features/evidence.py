@@ -17,6 +17,9 @@ from features.outputs import NO_ANSWER, Floats, Ints, Outputs, Stage
 
 Path = tuple[int, ...]
 
+FEW = 4_000
+"""Examples up to which the pooling weights, too, are cross-fitted; beyond, six numbers can't tell who fitted them."""
+
 
 @dataclass(frozen=True)
 class EvidenceSettings:
@@ -208,8 +211,8 @@ def fit_reader(
 ) -> tuple[Reader, Reading]:
     """Fit a reader on all examples, and give their evidence as readers that did not see them would.
 
-    ``folds`` (n,) fold of each example. Temperatures and pooling weights are a handful of numbers each and are
-    fitted on all; calibrations of answers and corrections by class are cross-fitted.
+    ``folds`` (n,) fold of each example. Temperatures, one number each, are fitted on all, and so are the pooling
+    weights of more than ``FEW`` examples; calibrations of answers and corrections by class are cross-fitted.
     """
     labels, c = outputs.labels, outputs.classes
     dense = c <= MANY_CLASSES
@@ -282,19 +285,31 @@ def _fit_pool(said: Said, path: Path, labels: Ints, folds: Ints) -> tuple[Pool, 
     else:
         named = (classes == labels[:, None]) & ~(out if out is not None else False)
         target = np.where(named.any(axis=1), named.argmax(axis=1), classes.shape[1] - 1)
-    pool = fit_weights(columns, out, target)
+    stages = spoken.shape[1]
+    pool = fit_weights(columns, out, target, stages)
+    corrected = classes is None and spoken.shape[2] <= CORRECTED_CLASSES and said.reader.settings.stack
     plain = pool(columns, spoken, out)
-    if classes is not None or spoken.shape[2] > CORRECTED_CLASSES or not said.reader.settings.stack:
-        return pool, plain
     held_out = np.empty_like(plain)
-    for fold in np.unique(folds):
+    few = len(labels) <= FEW
+    for fold in np.unique(folds) if few or corrected else ():
         rows, rest = folds == fold, folds != fold
-        fitted = correct(pool, columns[rest], spoken[rest], target[rest])
-        held_out[rows] = fitted(columns[rows], spoken[rows], None)
+        kept = None if out is None else out[rest]
+        fitted = fit_weights(columns[rest], kept, target[rest], stages) if few else pool
+        plain[rows] = fitted(columns[rows], spoken[rows], None if out is None else out[rows])
+        if corrected:
+            better = correct(fitted, columns[rest], spoken[rest], target[rest])
+            held_out[rows] = better(columns[rows], spoken[rows], None)
+    if not corrected:
+        return pool, plain
     index = np.arange(len(labels))
-    if held_out[index, target].mean() <= plain[index, target].mean():
+    if not surely_positive(held_out[index, target] - plain[index, target]):
         return pool, plain
     return correct(pool, columns, spoken, target), held_out
+
+
+def surely_positive(gain: Floats) -> bool:
+    """Whether the mean of n gains is more than its standard error: what brings less is not worth its risk."""
+    return bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
 
 
 def _view(reader: Reader, said: Said, path: Path, logp: Floats) -> View:

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path as File
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
+from threadpoolctl import threadpool_limits
 
 from features import evidence
 from features.belief import FLOOR, OUT, Pool
@@ -17,6 +17,14 @@ from features.evidence import EvidenceSettings, Path, Reader, Reading, View, fit
 from features.glance import FARTHEST, FEATURES, glance
 from features.outputs import NO_ANSWER, Floats, Ints, Outputs, Stage
 from features.reading import read_parts
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As where sweeps are fitted: the products are small."""
+    with threadpool_limits(1, "blas"):
+        yield
+
 
 IMAGENET = File(__file__).resolve().parents[2] / "cascades" / "embedded" / "imagenet" / "answers.parquet"
 NAMES = ("a", "b", "c")
@@ -28,13 +36,13 @@ def every_path(k: int) -> tuple[Path, ...]:
 
 
 def logits(n: int = 300, k: int = 2, c: int = FEW, seed: int = 0, part: str = "fit", dtype: str = "float32") -> Outputs:
-    """Stages that lean to the label, the later the more; classes 0 and 1 are easily mixed up."""
+    """Stages that lean to the label, the later the more and too surely; classes 0 and 1 are easily mixed up."""
     rng = np.random.default_rng([seed, c])
     labels = rng.integers(0, c, n)
     is_label = labels[:, None] == np.arange(c)
     is_label = is_label + 0.6 * ((labels < 2)[:, None] & (np.arange(c) < 2) & ~is_label)
     stages = tuple(
-        Stage(name, logits=((s + 1) * (1.5 * rng.normal(size=(n, c)) + 2 * is_label)).astype(dtype))
+        Stage(name, logits=((s + 1) * (1.5 * rng.normal(size=(n, c)) + (2 + 0.5 * s) * is_label)).astype(dtype))
         for s, name in enumerate(NAMES[:k])
     )
     return Outputs(stages, labels, np.arange(n), part, c)
@@ -195,7 +203,7 @@ def test_reading_in_parts_is_reading_at_once(kind: str, c: int) -> None:
     edges = [0, 1, 40, 41, 101]
     for path in every_path(2):
         view = whole.view(path)
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
+        for low, high in pairwise(edges):
             part = reader.read(test.take(slice(low, high)))
             np.testing.assert_array_equal(part.ranked, whole.ranked[low:high])
             np.testing.assert_allclose(part.view(path).x, view.x[low:high], rtol=2e-5, atol=2e-5)
@@ -246,61 +254,385 @@ def flipped(outputs: Outputs, fold: int) -> Outputs:
 
 @pytest.fixture
 def weights_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The weights of the pool, a handful of shared numbers that are fitted on all examples, no longer are."""
+    """The weights of the pool, a handful of shared numbers fitted on all examples, are not; the prior's is zero."""
 
     def fixed(columns: Floats, _out: object, _label: Ints) -> Pool:
-        none = np.zeros(0)
-        return Pool(np.linspace(0.5, 1, columns.shape[2]), none, none, none)
+        weights = np.linspace(0.5, 1, columns.shape[2])
+        weights[columns.shape[2] // 2] = 0  # a stage, two stages, ..., the prior, agreements: as many again
+        return Pool(weights, np.zeros(0), np.zeros(0), np.zeros(0))
 
     monkeypatch.setattr(evidence, "fit_weights", fixed)
 
 
-@pytest.fixture
-def prior_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How common labels are, which is shared likewise, is even."""
-    monkeypatch.setattr(evidence.np, "bincount", lambda labels, minlength: np.full(minlength, len(labels) / minlength))
+@pytest.mark.usefixtures("weights_fixed")
+@pytest.mark.parametrize("c", [FEW, MANY])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fold", [0, 3])
+def test_but_for_the_shared_numbers_a_fold_s_evidence_does_not_know_its_labels(
+    kind: str, c: int, fold: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence, "CORRECTED_CLASSES", 0)  # whether to correct is decided on all; see below
+    outputs = world(kind, c, n=600)
+    one, two = (fitted(each, EvidenceSettings(calibrate=False)) for each in (outputs, flipped(outputs, fold)))
+    mine = folds_of(outputs) == fold
+    for path in every_path(2):
+        before, after = one[1].view(path), two[1].view(path)
+        np.testing.assert_array_equal(before.x[mine], after.x[mine])
+        np.testing.assert_array_equal(before.logp[mine], after.logp[mine])
+        if kind.startswith("answers"):
+            assert (before.logp[~mine] != after.logp[~mine]).any()  # the others do know them
+
+
+def confusing(n: int = 600, seed: int = 0) -> Outputs:
+    """Stage b takes class 3 for class 2, sure as it is: only a correction knows."""
+    whole = logits(n, c=4, seed=seed)
+    z = whole.stages[1].logits
+    assert z is not None
+    mixed = z + 6 * ((whole.labels == 3)[:, None] & (np.arange(4) == 2))
+    return replace(whole, stages=(whole.stages[0], Stage("b", logits=mixed)))
 
 
 @pytest.mark.usefixtures("weights_fixed")
 @pytest.mark.parametrize("fold", [0, 3])
-def test_corrections_are_kept_from_the_examples_they_are_judged_on(
-    fold: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(EvidenceSettings, "calibrate", False, raising=False)
-    settings = EvidenceSettings(calibrate=False)
-    outputs = logits(600, c=4)
+def test_corrections_are_kept_from_the_examples_they_are_judged_on(fold: int) -> None:
+    outputs, path = confusing(), (0, 1)
     mine = folds_of(outputs) == fold
-    path = (0, 1)
-    # stage b takes class 3 for class 2: only a correction knows
-    mixed = outputs.stages[1].logits
-    assert mixed is not None
-    mixed = mixed.copy()
-    mixed[outputs.labels == 3] += 6 * (np.arange(4) == 2)
-    outputs = replace(outputs, stages=(outputs.stages[0], Stage("b", logits=mixed)))
-    prior = np.zeros(4)
-    views = []
-    for each in (outputs, flipped(outputs, fold)):
-        reader, reading = fitted(each, settings)
-        assert reader.pools[path].correction.size, "the correction has to be in use for this to be a test"
-        views.append(reading.view(path).logp - (reader.log_prior - prior))
-        whole = reader.read(each).view(path).logp
-        assert np.abs(whole - reading.view(path).logp).max() > 1e-3  # not the pool fitted on all
-    del views, mine
+    fits = [fitted(each, EvidenceSettings(calibrate=False)) for each in (outputs, flipped(outputs, fold))]
+    assert all(reader.pools[path].correction.size for reader, _ in fits)
+    before, after = (reading.view(path).logp for _, reading in fits)
+    np.testing.assert_array_equal(before[mine], after[mine])
+    assert np.abs(before[~mine] - after[~mine]).max() > 0.01
+    # the reader itself, for other examples, is fitted on all
+    whole = fits[0][0].read(outputs).view(path).logp
+    assert np.abs(whole[mine] - before[mine]).max() > 0.01
 
 
 def test_the_correction_of_a_fold_is_that_of_the_other_folds() -> None:
-    outputs = logits(500, c=4)
+    outputs, path = confusing(), (0, 1)
     labels, folds = outputs.labels, folds_of(outputs)
-    reader = Reader(EvidenceSettings(), outputs.names, 4, np.ones(2), {}, np.log(np.full(4, 0.25)), {})
+    reader, reading = fitted(outputs)
     said = evidence.Said(reader, outputs)
-    columns, spoken, out = said.at((0, 1))
-    pool = evidence.fit_weights(columns, out, labels)
-    corrected, held_out = evidence._fit_pool(said, (0, 1), labels, folds)
-    np.testing.assert_array_equal(corrected.weights, pool.weights)
-    if not corrected.correction.size:
-        np.testing.assert_array_equal(held_out, pool(columns, spoken, out))
-        return
+    columns, spoken, _ = said.at(path)
+    pool = evidence.fit_weights(columns, None, labels)
+    np.testing.assert_array_equal(reader.pools[path].weights, pool.weights)
+    found = reading.view(path).logp
     for fold in range(5):
         rest, mine = folds != fold, folds == fold
         own = evidence.correct(pool, columns[rest], spoken[rest], labels[rest])
-        np.testing.assert_array_equal(held_out[mine], own(columns[mine], spoken[mine], None))
+        np.testing.assert_array_equal(found[mine], own(columns[mine], spoken[mine], None))
+    all_of_them = evidence.correct(pool, columns, spoken, labels)
+    np.testing.assert_array_equal(reader.pools[path].correction, all_of_them.correction)
+
+
+def test_a_correction_is_used_only_where_it_helps_held_out() -> None:
+    helped, _ = fitted(confusing())
+    assert helped.pools[0, 1].correction.size
+    # pure noise has nothing to correct, but everything to overfit
+    noise = logits(150)
+    rng = np.random.default_rng(0)
+    stages = tuple(Stage(name, logits=rng.normal(size=(150, FEW)).astype(np.float32)) for name in "ab")
+    spared, reading = fitted(replace(noise, stages=stages))
+    pool = spared.pools[0, 1]
+    assert pool.correction.size == 0
+    np.testing.assert_array_equal(
+        reading.view((0, 1)).logp, pool(*evidence.Said(spared, replace(noise, stages=stages)).at((0, 1)))
+    )
+
+
+@pytest.mark.parametrize("c", [FEW, MANY])
+def test_answers_are_calibrated_by_the_other_folds(c: int) -> None:
+    outputs = answers(logits(300, c=c), ranks=2, confidence=True)
+    reader, _ = fitted(outputs)
+    said = evidence._held_out_said(reader, outputs, folds_of(outputs))
+    for fold in range(5):
+        mine = np.flatnonzero(folds_of(outputs) == fold)
+        rest = outputs.take(np.flatnonzero(folds_of(outputs) != fold))
+        for s, stage in enumerate(outputs.stages):
+            own = fit_answers(rest.stages[s], rest.labels, c)
+            if c == FEW:
+                wanted = np.maximum(own.logp(stage.take(mine)), FLOOR)
+                np.testing.assert_allclose(said.logp[s][mine], wanted, rtol=1e-6)
+            else:
+                classes = said.alternatives((s,))
+                assert classes is not None
+                named, rest_of = own.logp_of(stage.take(mine), classes[mine, :-1])
+                found = said.said((s,))[mine, 0]
+                np.testing.assert_allclose(found, np.maximum(np.column_stack([named, rest_of]), FLOOR), rtol=1e-6)
+    whole = fit_answers(outputs.stages[0], outputs.labels, c)
+    np.testing.assert_array_equal(reader.calibration[0].coefficients, whole.coefficients)
+
+
+# --- columns, by hand
+
+
+def two_stages(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], labels: Sequence[int]) -> Outputs:
+    stages = (Stage("a", logits=np.log(np.array(a))), Stage("b", logits=np.log(np.array(b))))
+    return Outputs(stages, np.array(labels), np.arange(len(labels)), "fit", len(a[0]))
+
+
+PLAIN = EvidenceSettings(calibrate=False)
+A = [[0.5, 0.3, 0.1, 0.1], [0.1, 0.2, 0.3, 0.4], [0.25, 0.25, 0.25, 0.25]] * 4
+B = [[0.6, 0.1, 0.2, 0.1], [0.6, 0.2, 0.1, 0.1], [0.1, 0.1, 0.1, 0.7]] * 4
+
+
+def test_agreement_by_hand() -> None:
+    reader, reading = fitted(two_stages(A, B, [0, 1, 2, 3] * 3), PLAIN)
+    view = reader.read(two_stages(A, B, [0] * 12)).view((0, 1))
+    first = slice(0, 3)
+    assert column(view, "a~b.same")[first].tolist() == [1, 0, 0]
+    np.testing.assert_allclose(column(view, "a~b.later_on_earlier")[first], np.log([0.6, 0.1, 0.1]), rtol=1e-5)
+    np.testing.assert_allclose(column(view, "a~b.earlier_on_later")[first], np.log([0.5, 0.1, 0.25]), rtol=1e-5)
+    # ranked: 0 1 2 and 0 2 1; 3 2 1 and 0 1 2; 0 1 2 and 3 0 1 (ties: the lower class)
+    assert column(view, "a~b.overlap")[first].tolist() == [3, 2, 2]
+    p, q = np.array(A[:3]), np.array(B[:3])
+    middle = (p + q) / 2
+    wanted = 0.5 * (p * np.log(p / middle) + q * np.log(q / middle)).sum(axis=1)
+    np.testing.assert_allclose(column(view, "a~b.divergence")[first], wanted, rtol=1e-4)
+    np.testing.assert_array_equal(column(view, "a~b.same"), column(reading.view((0, 1)), "a~b.same"))
+
+
+def test_columns_of_the_belief_by_hand() -> None:
+    reader, _ = fitted(two_stages(A, B, [0, 1, 2, 3] * 3), PLAIN)
+    view = reader.read(two_stages(A, B, [0] * 12)).view((0, 1))
+    p = np.exp(view.logp.astype(float))
+    ordered = np.sort(p, axis=1)[:, ::-1]
+    best = p.argmax(axis=1)
+    np.testing.assert_allclose(column(view, "belief.margin"), np.log(ordered[:, 0] / ordered[:, 1]), atol=1e-4)
+    np.testing.assert_allclose(column(view, "belief.second_margin"), np.log(ordered[:, 1] / ordered[:, 2]), atol=1e-4)
+    np.testing.assert_allclose(column(view, "belief.entropy"), -(p * np.log(p)).sum(axis=1), rtol=1e-4)
+    np.testing.assert_allclose(column(view, "belief.doubt"), np.log(1 - ordered[:, 0]), rtol=1e-4)
+    for y in range(4):
+        np.testing.assert_array_equal(column(view, f"belief.is_{y}"), best == y)
+    for name, said in (("a", A), ("b", B)):
+        np.testing.assert_allclose(
+            column(view, f"{name}.on_belief"), np.log(np.array(said)[np.arange(12), best]), rtol=1e-4
+        )
+
+
+def test_doubt_is_exact_however_sure_the_belief_is() -> None:
+    doubt = np.array([1e-2, 1e-4, 1e-5, 1e-6, 5e-7, 4e-7])
+    logp = np.log(np.column_stack([doubt / 4, 1 - doubt, doubt / 2, doubt / 4])).astype(np.float32)
+    columns: dict[str, Floats] = {}
+    reader, _ = fitted(logits(50, c=4))
+    evidence._belief_columns(columns, reader, logp)
+    np.testing.assert_allclose(columns["belief.doubt"], np.log(doubt), atol=1e-5)
+
+
+def test_the_glance_at_logits_is_passed_on_after_the_temperature() -> None:
+    outputs = logits(400)
+    reader, reading = fitted(outputs)
+    for s, stage in enumerate(outputs.stages):
+        assert stage.logits is not None
+        assert reader.temperature[s] == fit_temperature(stage.logits, outputs.labels)
+        seen = glance(stage.logits, float(reader.temperature[s]))
+        for feature, of in FEATURES.items():
+            np.testing.assert_array_equal(column(reading.view((0, 1)), f"{stage.name}.{feature}"), of(seen))
+    # and the belief stands on the same numbers
+    said = evidence.Said(reader, outputs).logp[1]
+    z = outputs.stages[1].logits
+    assert z is not None
+    np.testing.assert_allclose(said, np.maximum(log_softmax(z / reader.temperature[1], axis=1), FLOOR), atol=1e-4)
+
+
+@pytest.mark.parametrize("c", [FEW, MANY])
+def test_answers_bring_their_numbers_and_their_reliability(c: int) -> None:
+    outputs = answers(logits(400, c=c), confidence=True)
+    reader, _ = fitted(outputs)
+    view = reader.read(outputs).view((0, 1))
+    for s, stage in enumerate(outputs.stages):
+        np.testing.assert_allclose(column(view, f"{stage.name}.confidence"), stage.measured["confidence"], rtol=1e-6)
+        right = 1 / (1 + np.exp(-reader.calibration[s].right(stage)))
+        np.testing.assert_allclose(np.exp(column(view, f"{stage.name}.reliability")), right, atol=0.02)
+
+
+# --- settings
+
+
+def test_without_agreement_no_column_compares_stages() -> None:
+    outputs = logits(200)
+    with_, without = (fitted(outputs, EvidenceSettings(agreement=on))[1].view((0, 1)) for on in (True, False))
+    assert any("~" in name for name in with_.columns)
+    assert without.columns == tuple(name for name in with_.columns if "~" not in name)
+    np.testing.assert_array_equal(without.logp, with_.logp)
+
+
+def test_without_stacking_the_belief_is_that_of_the_last_stage() -> None:
+    outputs = logits(400)
+    reader, reading = fitted(outputs, EvidenceSettings(stack=False))
+    np.testing.assert_allclose(reading.view((0, 1)).logp, reading.view((1,)).logp)
+    assert reader.pools[0, 1].weights.shape == (2,)
+    assert all(pool.correction.size == 0 for pool in reader.pools.values())
+    stacked = fitted(outputs)[1].view((0, 1))
+    assert log_loss(stacked, outputs.labels) < log_loss(reading.view((0, 1)), outputs.labels) - 0.02
+
+
+def test_without_stacking_many_classes_too() -> None:
+    outputs = logits(400, c=MANY)
+    _, reading = fitted(outputs, EvidenceSettings(stack=False))
+    alone, last = reading.view((0, 1)), reading.view((1,))
+    agree = alone.ranked(1) == last.ranked(1)
+    assert agree.mean() > 0.9
+
+
+def test_without_calibration_temperatures_are_one() -> None:
+    reader, _ = fitted(logits(200), EvidenceSettings(calibrate=False))
+    assert reader.temperature.tolist() == [1, 1]
+    assert not (fitted(logits(200))[0].temperature == 1).any()
+    assert np.isnan(fitted(answers(logits(200)))[0].temperature).all()
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 5])
+def test_as_many_ranks_are_kept_as_are_asked_for(ranks: int) -> None:
+    outputs = logits(200, c=MANY)
+    _, reading = fitted(outputs, EvidenceSettings(ranks=ranks))
+    assert reading.ranked.shape == (200, 2, ranks)
+    view = reading.view((0, 1))
+    assert view.alternatives is not None
+    assert view.alternatives.shape == (200, 2 * ranks + 1)
+    assert ("a~b.overlap" in view.columns) == (ranks > 1)
+    told = answers(outputs, ranks=2)
+    assert fitted(told, EvidenceSettings(ranks=ranks))[1].ranked.shape == (200, 2, min(ranks, 2))
+
+
+def test_stages_with_rankings_of_unlike_length() -> None:
+    outputs = logits(300, c=MANY)
+    short, long = answers(outputs).stages[0], answers(outputs, ranks=3).stages[1]
+    reader, reading = fitted(replace(outputs, stages=(short, long)))
+    assert reading.ranked.shape == (300, 2, 3)
+    assert (reading.ranked[:, 0, 1:] == NO_ANSWER).all()
+    view = reader.read(replace(outputs, stages=(short, long))).view((0, 1))
+    assert np.isfinite(view.x).all()
+    np.testing.assert_allclose(np.exp(view.logp).sum(axis=1), 1, rtol=1e-5)
+    # no shared filler counts as agreement
+    assert column(view, "a~b.overlap").max() <= 1
+
+
+# --- many classes
+
+
+def test_alternatives_are_the_answers_on_the_path_each_believed_once() -> None:
+    outputs = logits(200, c=MANY)
+    _, reading = fitted(outputs)
+    view = reading.view((0, 1))
+    assert view.alternatives is not None
+    np.testing.assert_array_equal(view.alternatives[:, :3], reading.ranked[:, 0])
+    np.testing.assert_array_equal(view.alternatives[:, 3:6], reading.ranked[:, 1])
+    assert (view.alternatives[:, -1] == NO_ANSWER).all()
+    for row in range(200):
+        named = view.alternatives[row]
+        repeated = np.array([named[i] in named[:i] for i in range(6)] + [False])
+        np.testing.assert_array_equal(view.logp[row] < OUT / 2, repeated)
+    everything = view.probability(view.alternatives[:, :6])
+    np.testing.assert_allclose(everything + np.exp(view.logp[:, -1]), 1, atol=1e-5)
+
+
+def test_what_logits_say_of_the_others_answers_is_read_from_the_logits() -> None:
+    outputs = logits(100, c=MANY)
+    reader, reading = fitted(outputs, PLAIN)
+    said = evidence.Said(reader, outputs).said((0, 1))
+    view = reading.view((0, 1))
+    assert view.alternatives is not None
+    for s, stage in enumerate(outputs.stages):
+        assert stage.logits is not None
+        logp = log_softmax(stage.logits.astype(float), axis=1)
+        wanted = np.take_along_axis(logp, view.alternatives[:, :-1], axis=1)
+        np.testing.assert_allclose(said[:, s, :-1], np.maximum(wanted, FLOOR), atol=1e-3)
+        others = [1 - np.exp(logp[i, np.unique(view.alternatives[i, :-1])]).sum() for i in range(100)]
+        np.testing.assert_allclose(np.exp(said[:, s, -1]), np.maximum(others, np.exp(FLOOR)), atol=1e-5)
+
+
+def test_where_nobody_names_the_label_nobody_is_believed() -> None:
+    outputs = logits(2000, c=MANY)
+    reader, _ = fitted(outputs)
+    test = logits(2000, c=MANY, seed=1)
+    view = reader.read(test).view((0, 1))
+    assert view.alternatives is not None
+    missing = ~(view.alternatives == test.labels[:, None]).any(axis=1)
+    assert missing.any()
+    assert np.exp(view.logp[:, -1]).mean() == pytest.approx(missing.mean(), abs=0.04)
+    assert np.exp(view.logp[missing, -1]).mean() > np.exp(view.logp[~missing, -1]).mean() + 0.1
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_the_two_ways_agree_where_all_classes_are_ranked(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "CORRECTED_CLASSES", 0)  # only where the alternatives are the classes
+    outputs = logits(800, c=4, dtype=dtype)
+    reading = fitted(outputs, EvidenceSettings(ranks=4))[1]
+    few = {path: reading.view(path) for path in every_path(2)}
+    monkeypatch.setattr(evidence, "MANY_CLASSES", 3)
+    many = fitted(outputs, EvidenceSettings(ranks=4))[1]
+    for path in every_path(2):
+        dense_view, sparse_view = few[path], many.view(path)
+        assert dense_view.alternatives is None
+        assert sparse_view.alternatives is not None
+        for y in range(4):
+            asked = np.full((800, 1), y)
+            one, two = dense_view.probability(asked), sparse_view.probability(asked)
+            assert np.abs(one - two).mean() < 0.02
+        agree = dense_view.ranked(1) == sparse_view.ranked(1)
+        assert agree.mean() > 0.95
+
+
+# --- answers and nothing else
+
+
+@pytest.mark.skipif(not IMAGENET.is_file(), reason="the embedded ImageNet answers are not there")
+def test_answers_alone_tell_where_to_stop_on_imagenet() -> None:
+    whole = read_parts({"fit": IMAGENET}, ("alexnet", "googlenet", "resnet50"))["fit"]
+    order = np.random.default_rng(0).permutation(len(whole))
+    outputs, test = whole.take(np.sort(order[:6000])), whole.take(np.sort(order[6000:9000]), "test")
+    reader, held_out = fitted(outputs, paths=((0,), (0, 1)))
+    for reading, part in ((held_out, outputs), (reader.read(test), test)):
+        for path in ((0,), (0, 1)):
+            view = reading.view(path)
+            assert np.isfinite(view.x).all()
+            right = view.ranked(1)[:, 0] == part.labels
+            believed = view.probability(view.ranked(1))
+            assert believed.mean() == pytest.approx(right.mean(), abs=0.03)
+            surest = believed >= np.quantile(believed, 0.7)
+            assert right[surest].mean() > right[~surest].mean() + 0.1
+        alone, both = ((reading.view(path).ranked(1)[:, 0] == part.labels).mean() for path in ((0,), (0, 1)))
+        assert both > alone + 0.05
+
+
+# --- unusual but valid
+
+
+@pytest.mark.parametrize("c", [1, 2, MANY_CLASSES, MANY_CLASSES + 1, 20_000])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_any_number_of_classes(c: int, dtype: str) -> None:
+    outputs = logits(40, c=c, dtype=dtype)
+    reader, held_out = fitted(outputs)
+    for reading in (held_out, reader.read(outputs)):
+        for path in every_path(2):
+            view = reading.view(path)
+            assert np.isfinite(view.x).all()
+            np.testing.assert_allclose(np.exp(view.logp.astype(float)).sum(axis=1), 1, rtol=1e-4)
+            assert ((view.ranked(1) >= 0) & (view.ranked(1) < c)).all()
+
+
+@pytest.mark.parametrize("c", [FEW, MANY])
+def test_identical_useless_and_silent_stages(c: int) -> None:
+    outputs = logits(200, c=c)
+    good = outputs.stages[1]
+    assert good.logits is not None
+    never = np.where(outputs.labels[:, None] == np.arange(c), -9, good.logits).astype(np.float32)
+    for other in (good.logits, never, np.zeros_like(good.logits)):
+        stages = (replace(good, name="a", logits=other), good)
+        reader, held_out = fitted(replace(outputs, stages=stages))
+        view = held_out.view((0, 1))
+        assert np.isfinite(view.x).all()
+        alone = log_loss(held_out.view((1,)), outputs.labels)
+        assert log_loss(view, outputs.labels) < alone + 0.05
+        assert np.isfinite(reader.read(replace(outputs, stages=stages)).view((0, 1)).x).all()
+
+
+def test_logits_that_are_sure_beyond_reason_stay_within_the_floor_and_the_farthest() -> None:
+    outputs = logits(200)
+    stages = tuple(replace(s, logits=s.logits * 1000) for s in outputs.stages if s.logits is not None)
+    _, reading = fitted(replace(outputs, stages=stages), PLAIN)
+    view = reading.view((0, 1))
+    assert np.isfinite(view.x).all()
+    bounded = [name for name in view.columns if not name.endswith(".log_sum_exp")]
+    for name in bounded:
+        assert np.abs(column(view, name)).max() <= max(FARTHEST, -FLOOR) + 1e-3, name
