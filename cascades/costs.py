@@ -11,8 +11,8 @@ from typing import Any
 from features.errors import InputError
 from features.writing import replacing
 
-MAX_COST = 1e100
-"""Sums and squares of costs have to stay finite."""
+MAX_COST, MIN_COST = 1e100, 1e-100
+"""Sums, squares and inverses of costs have to stay finite."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ def read_costs(path: Path) -> Costs:
             raise InputError(expected, _short(given), f"{where}, stage {name!r}")
     if not any(cost.trunk or cost.head for cost in costs.values()):
         raise InputError("a stage that costs more than 0", "zero for all", where)
+    # A lone half of a letter, or a control character, can't be printed, drawn or written.
+    unit = "".join(c if c.isprintable() else "?" for c in unit)
     return Costs(costs, unit, device, batch)
 
 
@@ -117,8 +119,10 @@ def _stage_cost(name: str, given: Any, where: str) -> StageCost:
 
 def _cost(given: Any, where: str) -> float:
     # A bool is an int to Python; NaN fails the comparison.
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= MAX_COST:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < float("inf"):
         raise InputError("a finite cost of at least 0", _short(given), where)
+    if given > MAX_COST or 0 < given < MIN_COST:
+        raise InputError(f"a cost of 0 or from {MIN_COST:g} to {MAX_COST:g}", _short(given), where)
     return float(given)
 
 

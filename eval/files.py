@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -31,31 +32,63 @@ class Folder:
     path: Path
 
     def write_csv(self, name: str, frame: pd.DataFrame) -> Path:
-        """Writes a table without its index; the same table gives the same bytes."""
-        return self.write_bytes(name, frame.to_csv(index=False, float_format=FLOATS, lineterminator="\n").encode())
+        """Writes a table; see ``csv_bytes``."""
+        return self.write_bytes(name, csv_bytes(frame))
 
     def write_json(self, name: str, value: Any) -> Path:
-        """Writes JSON as the standard has it: raises ValueError on NaN and infinity."""
-        return self.write_bytes(
-            name, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-        )
+        """Writes JSON; see ``json_bytes``."""
+        return self.write_bytes(name, json_bytes(value))
 
     def write_png(self, name: str, figure: Figure) -> Path:
-        """Writes a picture, without a date or a version in it."""
-        buffer = BytesIO()
-        figure.savefig(buffer, format="png", dpi=PIXELS_PER_INCH, metadata={"Software": None})
-        return self.write_bytes(name, buffer.getvalue())
+        """Writes a picture; see ``png_bytes``."""
+        return self.write_bytes(name, png_bytes(figure))
+
+    def write_all(self, contents: Mapping[str, bytes]) -> list[Path]:
+        """Writes every file to a temporary name first and renames them together, so that a run that is killed, or
+        finds the disk full, leaves the old set whole."""
+        with ExitStack() as stack:
+            written = []
+            for name, content in contents.items():
+                temporary = stack.enter_context(_temporary(self.path, name))
+                _write_surely(temporary, content)
+                written.append((temporary, self.path / name))
+            for temporary, target in written:
+                temporary.replace(target)
+        return [target for _, target in written]
 
     def write_bytes(self, name: str, content: bytes) -> Path:
         """Writes to a temporary name beside the target, makes sure of the disk, and renames; returns the target."""
         target = self.path / name
         with _temporary(self.path, name) as temporary:
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            _write_surely(temporary, content)
             temporary.replace(target)
         return target
+
+
+def csv_bytes(frame: pd.DataFrame) -> bytes:
+    """A table without its index; the same table gives the same bytes."""
+    return frame.to_csv(index=False, float_format=FLOATS, lineterminator="\n").encode()
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON as the standard has it: raises ValueError on NaN and infinity."""
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """A picture, without a date or a version in it; letters that the font lacks are drawn as boxes, silently."""
+    buffer = BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(buffer, format="png", dpi=PIXELS_PER_INCH, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _write_surely(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def writable(path: Path, where: str, names: Sequence[str] = ()) -> Folder:

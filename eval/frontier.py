@@ -104,7 +104,7 @@ def run(settings: Settings) -> None:
         step("comparing")
         from cascades.chains import chain_name
         from cascades.plain import describe, to_plain
-        from eval.files import frontier_frame
+        from eval.files import csv_bytes, frontier_frame, json_bytes, png_bytes
         from eval.intervals import Bootstrap
         from eval.picture import frontier_picture
         from eval.summary import summarise
@@ -123,12 +123,9 @@ def run(settings: Settings) -> None:
             "coin": COIN,
             "sweep": to_plain(sweep),
         }
-        written = [
-            folder.write_csv(FILES[0], frame),
-            folder.write_png(FILES[1], frontier_picture(frame, routes.unit, examples, summary["verdict"]["text"])),
-            folder.write_json(FILES[2], policies),
-            folder.write_json(FILES[3], summary),
-        ]
+        picture = frontier_picture(frame, routes.unit, examples, summary["verdict"]["text"])
+        contents = (csv_bytes(frame), png_bytes(picture), json_bytes(policies), json_bytes(summary))
+        written = folder.write_all(dict(zip(FILES, contents, strict=True)))
     from eval.table import show
 
     show(summary, written)

@@ -61,7 +61,8 @@ def guard(work: Callable[[], int | None]) -> int:
     """
     try:
         code = work()
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except InputError as error:
         return _told(f"error: {error}", BAD_INPUT)
     except KeyboardInterrupt:

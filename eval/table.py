@@ -26,6 +26,8 @@ def show(summary: Record, files: Sequence[Path] = (), stream: TextIO | None = No
     from rich.text import Text
 
     stream = stream or sys.stdout
+    if stream is None:  # closed before the program began
+        return
     console = Console(file=stream, markup=False, emoji=False, highlight=False)
     # A pipe has no width of its own; rich would take 80.
     console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH

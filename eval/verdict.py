@@ -25,8 +25,8 @@ def verdict(summary: Record) -> dict[str, str]:
     """A code, the rival it is about, and a sentence.
 
     ``no_help``: neither policy nor thresholds are cheaper than the best single stage at its error, or have less area
-    than the line between single stages. ``policy_ahead``: the policy has less area than the rival and is cheaper at
-    some margin. ``behind``: the rival has less area, or is cheaper at some margin and the policy at none.
+    than the line between single stages. ``policy_ahead``: the policy has less area than the rival. ``behind``: the
+    rival has less area, or, where the areas can't be told apart, is cheaper at some margin and the policy at none.
     ``threshold_as_good``: none of these. "Less" and "cheaper" mean that the interval leaves no doubt. The rival is the
     threshold router of least area on the part that points are chosen on, empty if there is none.
     """
@@ -38,23 +38,32 @@ def verdict(summary: Record) -> dict[str, str]:
     wins = [duel for duel in duels if duel["cheaper"] == "policy"]
     losses = [duel for duel in duels if duel["cheaper"] == rival]
     stage = summary["best_single"]["stage"]
+    above: Record = summary["area"]["above_singles"]["policy"]
     if not any(_helps(summary, name) for name in ("policy", *rivals)):
         code = "no_help"
         text = f"Does not help here: on unseen examples nothing is cheaper than {stage} at its error, or better than "
         text += "a random mix of single stages."
+        if _above(above, 0.0):
+            text += f" The learned policy is wrong {_points(above['value'])} more often than that mix: don't use it."
     elif not rival:
         code = "policy_ahead"
         text = f"The learned policy helps: {_saving(summary, 'policy')}; there was no threshold to compare it with."
-    elif wins and _below(difference, 0.0):
+    elif difference and _below(difference, 0.0):
         code = "policy_ahead"
-        text = f"The learned policy is ahead of {simple}: {_less(wins[0], summary)}."
+        won = (
+            _less(wins[0], summary)
+            if wins
+            else f"over all budgets it is wrong {_range(difference, -100)} points less often"
+        )
+        text = f"The learned policy is ahead of {simple}: {won}."
         if losses:
             text += f" Not everywhere: {_more(losses[0], stage)}."
+    elif difference and _above(difference, 0.0):
+        code = "behind"
+        text = f"A tuned threshold does better here ({simple}): over all budgets the learned policy is wrong "
+        text += f"{_range(difference, 100)} points more often."
     elif losses and not wins:
         code, text = "behind", f"A tuned threshold does better here ({simple}): {_more(losses[0], stage)}."
-    elif difference and _above(difference, 0.0):
-        code, text = "behind", f"A tuned threshold does better here ({simple}): over all budgets the learned policy is "
-        text += f"wrong {_points(difference['value'])} more often."
     else:
         code = "threshold_as_good"
         text = f"A tuned threshold does as well: {_saving(summary, 'policy')}, with {simple} "
@@ -80,6 +89,11 @@ def _points(share: float) -> str:
     return f"{100 * share:.3g} points"
 
 
+def _range(estimate: Record, times: float) -> str:
+    low, high = sorted(times * estimate[key] for key in ("low", "high"))
+    return f"{times * estimate['value']:.2f} ({low:.2f} to {high:.2f})"
+
+
 def _where(margin: float, stage: str) -> str:
     return f"within {_points(margin)} of {stage}'s error" if margin else f"at {stage}'s error"
 
@@ -87,10 +101,12 @@ def _where(margin: float, stage: str) -> str:
 def _less(duel: Record, summary: Record) -> str:
     stage = summary["best_single"]["stage"]
     here = next(record for record in summary["routers"]["policy"] if record["margin"] == duel["margin"])
-    alone = f"{_fold(here['speedup']['value'])} less than {stage} ({_given_up(here)}), and " if here["reached"] else ""
     found = duel["times_cheaper"]
-    interval = f"{found['low']:.2f} to {found['high']:.2f}"
-    return f"{_where(duel['margin'], stage)} it costs {alone}{found['value']:.2f} times less ({interval}) than they"
+    interval = f"{found['value']:.2f} times less ({found['low']:.2f} to {found['high']:.2f}) than they"
+    if not here["reached"]:
+        return f"at equal error on the test part, {_where(duel['margin'], stage)}, it costs {interval}"
+    alone = f"{_fold(here['speedup']['value'])} less than {stage} ({_given_up(here)})"
+    return f"{_where(duel['margin'], stage)} it costs {alone}; at equal error on the test part, {interval}"
 
 
 def _more(duel: Record, stage: str) -> str:

@@ -49,4 +49,8 @@ def weighted_logistic(x: Floats, positive: Floats, weight: Floats, ridge: float)
         w -= step
         if np.abs(step).max(initial=0.0) < TOLERANCE:
             break
-    return w
+    # On few examples that a line parts, Newton may overshoot to where even no line at all is better.
+    score = x @ w.astype(x.dtype)
+    loss = (weight * (np.logaddexp(0, score) - positive * score)).sum(axis=0, dtype=np.float64)
+    loss += 0.5 * (penalty[:, None] * w * w).sum(axis=0)
+    return np.where(loss <= np.log(2), w, 0.0)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 MAP_FROM = 64 * 2**20
 """Bytes from which an uncompressed array is memory-mapped: below, reading is as fast and leaves no file open."""
+LARGEST, LEAST = 1e9, -3.4028234663852886e38
+"""Numbers beyond are no logits or confidences: single precision could not tell their exponentials apart."""
 CHUNK = 2**20
 """Numbers looked at together in the search for NaN: a few MB, however many the classes."""
 MAX_CLASSES = 10_000_000
@@ -227,6 +229,13 @@ def _matrix(array: NDArray[Any], n: int, what: str, stage: str, source: _Source)
             row, column = np.argwhere(~finite)[0]
             found = f"{array[start + row, column]} in column {column}"
             raise InputError(f"finite {what}", found, source.at(f"stage {stage!r}", start + int(row)))
+        block = array[start : start + rows]
+        if float(block.max()) > LARGEST or float(block.min()) < LEAST:  # far below zero is a masked class, and fine
+            wide = block.astype(np.float64)
+            row, column = np.argwhere((wide > LARGEST) | (wide < LEAST))[0]
+            found = f"{wide[row, column]} in column {column}"
+            at = source.at(f"stage {stage!r}", start + int(row))
+            raise InputError(f"{what} from {LEAST:.3g} to {LARGEST:g}", found, at)
     return array.astype(np.float64) if array.dtype.itemsize > 8 else array
 
 
@@ -327,6 +336,11 @@ def _needed(header: Sequence[str], stages: Sequence[str], path: Path) -> list[st
     needed = [name for name in header if name in {"label", "id"} or _owner(name, stages)]
     for name in header:
         match = RANKED.fullmatch(name)
+        stranger = name.rpartition(".")[0] if name.endswith(".confidence") else ""
+        if stranger and stranger not in stages:
+            raise InputError(
+                f"confidences of the stages in costs.json ({', '.join(stages)})", f"column {name!r}", where
+            )
         if match and match[1] not in stages:
             raise InputError(f"answers of the stages in costs.json ({', '.join(stages)})", f"column {name!r}", where)
     for name, times in Counter(needed).items():
@@ -550,4 +564,5 @@ def _numbers(table: _Table, name: str) -> Floats | None:
         numbers = pc.cast(pc.utf8_trim_whitespace(column), pa.float64())
     numbers = np.asarray(numbers.fill_null(np.nan))
     table.refuse(~np.isfinite(numbers), name, "a finite number")
+    table.refuse(np.abs(numbers) > LARGEST, name, f"a number of at most {LARGEST:g}")
     return numbers

@@ -10,7 +10,7 @@ from cascades import cascade
 from cascades.answers import ANSWERS, LOSSES
 from cascades.cascade import Routed, Sweep, UnionRules, follow
 from cascades.fit import FitSettings, HeldOut, fit_sweep
-from cascades.routing import Routes
+from cascades.routing import Routes, Routing
 from features.outputs import Outputs
 from policies import POLICIES
 from policies.constant import ConstantRules
@@ -66,6 +66,8 @@ def test_stops_are_added_behind() -> None:
     assert union.actions(x).tolist() == [[1, 2, 0, 0], [1, 2, 0, 0]]
     assert [union.family(i) for i in range(4)] == ["go", "go", "constant", "constant"]
     assert union.take(np.array([3])).actions(x).tolist() == [[0], [0]]
+    one = UnionRules(("go",), (ConstantRules(np.array([1])),), np.array([0])).with_stops(1)
+    assert one.actions(x).tolist() == [[1, 0], [1, 0]]
 
 
 def test_following_by_hand() -> None:
@@ -163,9 +165,17 @@ def test_what_is_spent_sums_to_the_cost(fitted: tuple[Sweep, HeldOut, Outputs]) 
         routing = routed.at(price)
         np.testing.assert_allclose(routing.cost, sweep.routes.spent[routing.path].sum(axis=1))
         assert routing.mean_cost == pytest.approx(routing.cost.mean())
-        assert routing.spent_share.sum() == pytest.approx(1)
+        spent = sweep.routes.spent[routing.path].sum(axis=0)
+        np.testing.assert_allclose(routing.spent_share, spent / spent.sum())
         assert routing.exit_share.sum() == pytest.approx(1)
         assert (routing.exit == [sweep.routes.paths[q][-1] for q in routing.path]).all()
+
+
+def test_where_nothing_is_spent_no_stage_has_a_share_of_it(routes_of: Callable[..., Routes]) -> None:
+    free = Routing(routes_of(2, costs=(0, 0)), np.array([0, 1]), np.zeros(2, int), np.zeros(2), "test")
+    assert free.spent_share.tolist() == [0, 0]
+    assert free.mean_cost == 0
+    assert free.exit_share.tolist() == [0.5, 0.5]
 
 
 def test_behind_the_prices_stand_the_single_stages(fitted: tuple[Sweep, HeldOut, Outputs]) -> None:

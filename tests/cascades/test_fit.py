@@ -117,35 +117,46 @@ COST = {(0,): 1.0, (1,): 2.5, (2,): 6.25, (0, 1): 3.5, (0, 2): 7.25, (1, 2): 6.7
 SOME_PRICES = (1e-3, 0.02, 0.5)
 
 
+Ends = dict[tuple[int, ...], tuple[Floats, Floats]]
+"""What examples lose and spend (n, prices) from the end of every path on."""
+
+Spied = tuple[Outputs, Routes, Spy, Sweep, HeldOut, Ends]
+
+
 @pytest.fixture
-def spied(
+def spy_on(
     world: World, prices_are: Callable[..., Floats], family: Callable[[Policy], tuple[str]]
-) -> tuple[Outputs, Routes, Spy, Sweep, HeldOut, dict[tuple[int, ...], tuple[Floats, Floats]]]:
-    """A sweep by looks; the examples as fitted on; what they lose and spend (n, prices) from every path on."""
-    prices = prices_are(*SOME_PRICES)
-    outputs, spy = world(150), Spy()
-    routes = unroll(parse_topology("a_b_c", "abc"), MIXED)
-    how = FitSettings(family(spy), "last", softness=0.0)
-    sweep, held_out = fit_sweep(outputs, routes, len(prices), how)
+) -> Callable[..., Spied]:
+    """spy_on(prices): a sweep by looks, the examples in the order fitted on, and how they end, from the root up."""
 
-    outputs = outputs.take(held_out.rows)
-    wrong, decided = wrong_of(outputs), iter(spy.of_all(150))
-    ends: dict[tuple[int, ...], tuple[Floats, Floats]] = {}
-    for path in sorted(COST, key=len, reverse=True):
-        lost = np.repeat(wrong[:, path[-1:]].astype(float), 3, axis=1)
-        spent = np.full(lost.shape, COST[path])
-        onward = [(*path, stage) for stage in range(path[-1] + 1, 3)]
-        if onward:
-            action = ByLooks(1 + len(onward), 3).actions(next(decided).x)
+    def run(*prices: float, softness: float = 0.0, n: int = 150) -> Spied:
+        q = len(prices_are(*prices))
+        spy = Spy()
+        routes = unroll(parse_topology("a_b_c", "abc"), MIXED)
+        how = FitSettings(family(spy), "last", softness=softness)
+        outputs = world(n)
+        sweep, held_out = fit_sweep(outputs, routes, q, how)
+        outputs = outputs.take(held_out.rows)
+        wrong, decided = wrong_of(outputs), iter(spy.of_all(n))
+        ends: Ends = {}
+        for path in sorted(COST, key=len, reverse=True):
+            lost = np.repeat(wrong[:, path[-1:]].astype(float), q, axis=1)
+            spent = np.full(lost.shape, COST[path])
+            onward = [(*path, stage) for stage in range(path[-1] + 1, 3)]
+            action = ByLooks(1 + len(onward), q).actions(next(decided).x) if onward else np.zeros(lost.shape)
             for way, child in enumerate(onward, start=1):
-                lost, spent = (
-                    np.where(action == way, there, here) for here, there in zip((lost, spent), ends[child], strict=True)
-                )
-        ends[path] = lost, spent
-    return outputs, routes, spy, sweep, held_out, ends
+                lost = np.where(action == way, ends[child][0], lost)
+                spent = np.where(action == way, ends[child][1], spent)
+            ends[path] = lost, spent
+        return outputs, routes, spy, sweep, held_out, ends
+
+    return run
 
 
-Spied = tuple[Outputs, Routes, Spy, Sweep, HeldOut, dict[tuple[int, ...], tuple[Floats, Floats]]]
+@pytest.fixture
+def spied(spy_on: Callable[..., Spied]) -> Spied:
+    """A sweep by looks at three prices."""
+    return spy_on(*SOME_PRICES)
 
 
 def test_paths_cost_what_they_cost_by_hand() -> None:
@@ -192,6 +203,15 @@ def test_the_entry_is_the_cheapest_and_examples_stop_where_their_rules_stop_them
         np.testing.assert_array_equal(routing.wrong, ends[entry][0][:, i])
     assert sorted(held_out.rows) == list(range(len(outputs)))
     assert held_out.routed.part == "fit"
+
+
+def test_the_entry_is_chosen_by_the_loss_that_came_whatever_rules_are_fitted_on(spy_on: Callable[..., Spied]) -> None:
+    prices = np.geomspace(0.01, 1, 300)
+    _, routes, _, sweep, _, ends = spy_on(*prices, softness=1.0, n=60)
+    total = np.stack([(ends[e,][0] + prices * ends[e,][1]).mean(axis=0) for e in range(3)])
+    chosen = np.array([routes.paths[e][0] for e in sweep.entry[:300]])
+    assert len(set(chosen.tolist())) > 1
+    np.testing.assert_allclose(total[chosen, np.arange(300)], total.min(axis=0))
 
 
 def test_costs_are_half_the_loss_that_came_and_half_the_loss_expected(
@@ -401,10 +421,11 @@ def _is(sweep: Sweep, path: tuple[int, ...], decision: Decision) -> bool:
 
 
 def test_a_cascade_of_one_cut_is_the_best_of_all_cuts_from_end_to_end(
-    world: World, routes_of: RoutesOf, prices_are: Callable[..., Floats]
+    world: World, routes_of: RoutesOf, prices_are: Callable[..., Floats], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With many classes the evidence is the same fitted and applied, so what was promised in sample must come."""
     prices = prices_are(1e-3, 0.01, 0.04, 0.2)
+    monkeypatch.setattr("features.evidence.FEW", 0)  # pooling weights of all examples
     outputs = world(300, (2.0, 4.0), classes=40)
     sweep, _ = fit_sweep(outputs, routes_of(2, "a>b"), 4, FitSettings(("threshold",), "last", softness=0.0))
     view = sweep.reader.read(outputs).view((0,))

@@ -20,8 +20,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cascades.answers import LOSSES
+from cascades.chains import route_chain
 from cascades.folder import EMBEDDED, read_folder
 from cascades.hull import lower_hull
+from cascades.outcomes import single_outcomes
 from cascades.plain import from_plain
 from cascades.routing import Routes, Routing, mixed
 from eval.frontier import FILES, GAP, LEAST_EXAMPLES, Settings, fill_gaps, main
@@ -138,6 +141,9 @@ def test_rows_add_up(ran: tuple[Path, Done]) -> None:
     # errors of 600 examples are counts
     np.testing.assert_allclose(table["error"] * ROWS, (table["error"] * ROWS).round(), atol=1e-6)
     learned = table[(table["router"] == "policy") & (table["price"] > 0)]
+    tuned = learned["family"].str.startswith("thresholds ")
+    assert learned[tuned].groupby("part").size().to_dict() == {"fit": POINTS, "test": POINTS}
+    learned = learned[~tuned]
     assert learned.groupby("part").size().to_dict() == {"fit": POINTS, "test": POINTS}
     for _, part in learned.groupby("part"):
         assert part["price"].is_monotonic_increasing
@@ -188,8 +194,13 @@ def test_the_cascades_that_were_written_do_what_the_table_says(ran: tuple[Path, 
     table = frontier(out).query("router == 'policy' and part == 'test'").reset_index(drop=True)
     entries = len(sweep.routes.entries)
     assert len(sweep.prices) == len(written["cascades"]) == POINTS + entries
-    assert len(table) == POINTS + entries + len(written["mixtures"])
+    assert len(table) == POINTS + entries + POINTS + len(written["mixtures"])
     points = [routed.at(i) for i in range(len(sweep.prices))]
+    test = read_folder(small).parts["test"].of(sweep.routes.stages)
+    outcomes = single_outcomes(test, LOSSES[sweep.loss], sweep.reader.calibration)
+    for plan in written["thresholds"]:
+        path = tuple(sweep.routes.stages.index(name) for name in plan["path"].split(">"))
+        points.append(route_chain(outcomes, sweep.routes, path, tuple(map(float, plan["cuts"]))))
     points += [mixed(points[m["one"]], points[m["other"]], m["share"], written["coin"]) for m in written["mixtures"]]
     for point, row in zip(points, table.to_dict("records"), strict=True):
         assert row["cost"] == pytest.approx(point.mean_cost)

@@ -48,7 +48,7 @@ def without_rival(found):
 
 CASES = {
     "level": (summary(), "threshold_as_good"),
-    "less area but no cheaper anywhere": (summary(difference=(-0.2, -0.1)), "threshold_as_good"),
+    "less area but no cheaper anywhere": (summary(difference=(-0.2, -0.1)), "policy_ahead"),
     "cheaper at a margin but no less area": (summary(duels=((0.9, 1.1), (1.1, 1.3))), "threshold_as_good"),
     "less area and cheaper": (summary(difference=(-0.2, -0.1), duels=((1.1, 1.3), (0.9, 1.1))), "policy_ahead"),
     "less area, cheaper and dearer": (summary(difference=(-0.2, -0.1), duels=((1.1, 1.3), (0.5, 0.8))), "policy_ahead"),

@@ -171,14 +171,14 @@ def test_more_stages_believe_better_than_each_alone(kind: str, c: int) -> None:
         # and the belief is no surer than it may be
         view = reading.view((0, 1))
         believed = view.probability(view.ranked(1))
-        assert believed.mean() == pytest.approx(right[0, 1], abs=0.04)
+        assert believed.mean() == pytest.approx(right[0, 1], abs=0.06)
 
 
 @pytest.mark.parametrize("c", [FEW, MANY])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_path_knows_nothing_of_stages_that_are_not_on_it(kind: str, c: int) -> None:
-    outputs, test = world(kind, c, k=3), world(kind, c, k=3, n=60, seed=1, part="test")
-    noise = world(kind, c, k=3, seed=7), world(kind, c, k=3, n=60, seed=8, part="test")
+    outputs, test = world(kind, c, n=120, k=3), world(kind, c, n=30, k=3, seed=1, part="test")
+    noise = world(kind, c, n=120, k=3, seed=7), world(kind, c, n=30, k=3, seed=8, part="test")
     before = fitted(outputs)
     for stage in range(3):
         others = [
@@ -244,43 +244,55 @@ def test_fitting_twice_is_the_same_and_changes_nothing(kind: str) -> None:
 # --- held out means held out
 
 
-def flipped(outputs: Outputs, fold: int) -> Outputs:
-    """Other labels in one fold, nothing else."""
-    return replace(
-        outputs,
-        labels=np.where(folds_of(outputs) == fold, (outputs.labels + 1) % outputs.classes, outputs.labels),
-    )
+def shuffled_in(outputs: Outputs, fold: int) -> Outputs:
+    """Other labels in one fold, as many of each class as before: how common classes are is known to all."""
+    mine = np.flatnonzero(folds_of(outputs) == fold)
+    labels = outputs.labels.copy()
+    labels[mine] = labels[np.random.default_rng(9).permutation(mine)]
+    return replace(outputs, labels=labels)
 
 
 @pytest.fixture
 def weights_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The weights of the pool, a handful of shared numbers fitted on all examples, are not; the prior's is zero."""
+    """The weights of the pool, which many examples share, are not fitted at all."""
 
-    def fixed(columns: Floats, _out: object, _label: Ints) -> Pool:
-        weights = np.linspace(0.5, 1, columns.shape[2])
-        weights[columns.shape[2] // 2] = 0  # a stage, two stages, ..., the prior, agreements: as many again
-        return Pool(weights, np.zeros(0), np.zeros(0), np.zeros(0))
+    def fixed(columns: Floats, _out: object, _label: Ints, _stages: int) -> Pool:
+        return Pool(np.linspace(0.5, 1, columns.shape[2]), np.zeros(0), np.zeros(0), np.zeros(0))
 
+    monkeypatch.setattr(evidence, "FEW", 0)
     monkeypatch.setattr(evidence, "fit_weights", fixed)
+
+
+def differing(outputs: Outputs, fold: int) -> Iterator[tuple[bool, bool]]:
+    """For every path whether the beliefs of a fold, and of the others, change with the labels of the fold."""
+    # temperatures, one number each, are fitted on all
+    one, two = (fitted(each, EvidenceSettings(calibrate=False))[1] for each in (outputs, shuffled_in(outputs, fold)))
+    mine = folds_of(outputs) == fold
+    for path in every_path(len(outputs.stages)):
+        before, after = one.view(path), two.view(path)
+        changed = (before.logp != after.logp).any(axis=1) | (before.x != after.x).any(axis=1)
+        yield bool(changed[mine].any()), bool(changed[~mine].any())
+
+
+@pytest.mark.parametrize("c", [FEW, MANY])
+@pytest.mark.parametrize("fold", [0, 3])
+def test_a_fold_s_evidence_from_logits_does_not_know_its_labels(
+    c: int, fold: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence, "CORRECTED_CLASSES", 0)  # whether to correct is decided on all; see below
+    assert list(differing(logits(300, c=c), fold)) == [(False, True)] * 3
 
 
 @pytest.mark.usefixtures("weights_fixed")
 @pytest.mark.parametrize("c", [FEW, MANY])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["answers", "ranked answers with confidence"])
 @pytest.mark.parametrize("fold", [0, 3])
-def test_but_for_the_shared_numbers_a_fold_s_evidence_does_not_know_its_labels(
+def test_a_fold_s_evidence_from_answers_does_not_but_for_the_weights(
     kind: str, c: int, fold: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evidence, "CORRECTED_CLASSES", 0)  # whether to correct is decided on all; see below
-    outputs = world(kind, c, n=600)
-    one, two = (fitted(each, EvidenceSettings(calibrate=False)) for each in (outputs, flipped(outputs, fold)))
-    mine = folds_of(outputs) == fold
-    for path in every_path(2):
-        before, after = one[1].view(path), two[1].view(path)
-        np.testing.assert_array_equal(before.x[mine], after.x[mine])
-        np.testing.assert_array_equal(before.logp[mine], after.logp[mine])
-        if kind.startswith("answers"):
-            assert (before.logp[~mine] != after.logp[~mine]).any()  # the others do know them
+    # the weights stand on calibrations of the other folds, each of which has seen the labels of this one
+    monkeypatch.setattr(evidence, "CORRECTED_CLASSES", 0)
+    assert list(differing(world(kind, c, n=300), fold)) == [(False, True)] * 3
 
 
 def confusing(n: int = 600, seed: int = 0) -> Outputs:
@@ -292,12 +304,11 @@ def confusing(n: int = 600, seed: int = 0) -> Outputs:
     return replace(whole, stages=(whole.stages[0], Stage("b", logits=mixed)))
 
 
-@pytest.mark.usefixtures("weights_fixed")
 @pytest.mark.parametrize("fold", [0, 3])
 def test_corrections_are_kept_from_the_examples_they_are_judged_on(fold: int) -> None:
     outputs, path = confusing(), (0, 1)
     mine = folds_of(outputs) == fold
-    fits = [fitted(each, EvidenceSettings(calibrate=False)) for each in (outputs, flipped(outputs, fold))]
+    fits = [fitted(each, EvidenceSettings(calibrate=False)) for each in (outputs, shuffled_in(outputs, fold))]
     assert all(reader.pools[path].correction.size for reader, _ in fits)
     before, after = (reading.view(path).logp for _, reading in fits)
     np.testing.assert_array_equal(before[mine], after[mine])
@@ -307,21 +318,53 @@ def test_corrections_are_kept_from_the_examples_they_are_judged_on(fold: int) ->
     assert np.abs(whole[mine] - before[mine]).max() > 0.01
 
 
-def test_the_correction_of_a_fold_is_that_of_the_other_folds() -> None:
+@pytest.mark.parametrize("many", [False, True])
+def test_beliefs_of_a_fold_are_by_what_the_other_folds_taught(many: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs, path = confusing(), (0, 1)
     labels, folds = outputs.labels, folds_of(outputs)
+    monkeypatch.setattr(evidence, "FEW", len(outputs) - many)
     reader, reading = fitted(outputs)
-    said = evidence.Said(reader, outputs)
-    columns, spoken, _ = said.at(path)
-    pool = evidence.fit_weights(columns, None, labels)
+    columns, spoken, _ = evidence.Said(reader, outputs).at(path)
+    pool = evidence.fit_weights(columns, None, labels, 2)
     np.testing.assert_array_equal(reader.pools[path].weights, pool.weights)
     found = reading.view(path).logp
     for fold in range(5):
         rest, mine = folds != fold, folds == fold
-        own = evidence.correct(pool, columns[rest], spoken[rest], labels[rest])
+        shared = pool if many else evidence.fit_weights(columns[rest], None, labels[rest], 2)
+        own = evidence.correct(shared, columns[rest], spoken[rest], labels[rest])
         np.testing.assert_array_equal(found[mine], own(columns[mine], spoken[mine], None))
     all_of_them = evidence.correct(pool, columns, spoken, labels)
     np.testing.assert_array_equal(reader.pools[path].correction, all_of_them.correction)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_uncorrected_beliefs_too(many: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs, path = logits(c=MANY), (0, 1)
+    labels, folds = outputs.labels, folds_of(outputs)
+    monkeypatch.setattr(evidence, "FEW", len(outputs) - many)
+    reader, reading = fitted(outputs)
+    said = evidence.Said(reader, outputs)
+    columns, spoken, out = said.at(path)
+    classes = said.alternatives(path)
+    assert out is not None
+    assert classes is not None
+    # the label's place among the answers given, else the last: none of these
+    target = np.array([next((i for i in range(6) if row[i] == y), 6) for row, y in zip(classes, labels, strict=True)])
+    assert 0 < (target == 6).mean() < 1
+    for fold in range(5):
+        rest, mine = folds != fold, folds == fold
+        kept = slice(None) if many else rest
+        own = evidence.fit_weights(columns[kept], out[kept], target[kept], 2)
+        np.testing.assert_array_equal(reading.view(path).logp[mine], own(columns[mine], spoken[mine], out[mine]))
+    np.testing.assert_array_equal(reader.pools[path].weights, evidence.fit_weights(columns, out, target, 2).weights)
+
+
+def test_a_gain_counts_from_its_standard_error() -> None:
+    # mean 1, deviation 2, so a standard error of 1 with four
+    assert not evidence.surely_positive(np.array([3.0, -1.0, 3.0, -1.0]))
+    assert evidence.surely_positive(np.array([3.0, -1.0, 3.0, -1.0, 3.0, -1.0]))
+    assert not evidence.surely_positive(np.array([-1.0, -1.0]))
+    assert not evidence.surely_positive(np.zeros(3))
 
 
 def test_a_correction_is_used_only_where_it_helps_held_out() -> None:
@@ -331,12 +374,8 @@ def test_a_correction_is_used_only_where_it_helps_held_out() -> None:
     noise = logits(150)
     rng = np.random.default_rng(0)
     stages = tuple(Stage(name, logits=rng.normal(size=(150, FEW)).astype(np.float32)) for name in "ab")
-    spared, reading = fitted(replace(noise, stages=stages))
-    pool = spared.pools[0, 1]
-    assert pool.correction.size == 0
-    np.testing.assert_array_equal(
-        reading.view((0, 1)).logp, pool(*evidence.Said(spared, replace(noise, stages=stages)).at((0, 1)))
-    )
+    spared, _ = fitted(replace(noise, stages=stages))
+    assert all(pool.correction.size == 0 for pool in spared.pools.values())
 
 
 @pytest.mark.parametrize("c", [FEW, MANY])

@@ -208,7 +208,7 @@ def test_few_examples_and_columns_that_never_vary(policy: Policy, n: int) -> Non
     np.testing.assert_array_equal(chosen[0], seen.costs.mean(axis=0).argmin(axis=0))
 
 
-@pytest.mark.parametrize("n", [3, 10, 50])
+@pytest.mark.parametrize("n", [3, 50])
 @pytest.mark.parametrize("actions", [2, 4])
 def test_a_handful_of_examples_is_enough_for_some_rule(policy: Policy, n: int, actions: int) -> None:
     seen = decision(n=n, actions=actions)

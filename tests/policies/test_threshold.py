@@ -57,6 +57,55 @@ def test_two_actions_in_short_are_three_with_one_too_dear(seed: int, n: int) -> 
     assert np.allclose(short, general)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 25), st.integers(2, 4))
+def test_rules_of_all_prices_pay_what_was_promised_and_less_than_any_constant(seed: int, n: int, a: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 5, (n, 2)).astype(np.float32) / 3
+    costs = rng.random((n, a, 3)).astype(np.float32)
+    seen = Decision(("one", "two"), x, costs, np.zeros((n, 1), np.float32))
+    rules = Threshold(candidates=("one", "two")).fit(seen)
+    spent = np.take_along_axis(costs, rules.actions(x)[:, None].astype(int), axis=1)[:, 0].sum(axis=0, dtype=float)
+    for i in range(3):
+        either = [brute_force(x[:, c].astype(float), costs[:, :, i].astype(float)) for c in (0, 1)]
+        assert spent[i] == pytest.approx(min(either), abs=1e-6)
+    assert (spent <= costs.sum(axis=0, dtype=float).min(axis=0) + 1e-9).all()
+
+
+@pytest.mark.parametrize("a", [2, 3])
+def test_equal_scores_are_never_parted(a: int) -> None:
+    # the labels say otherwise: half of the fives cost nothing by one action, half by another
+    score = np.array([5.0, 5.0, 5.0, 5.0])
+    costs = np.zeros((4, a, 1))
+    costs[[0, 1], 0] = costs[[2, 3], 1] = 1
+    costs[:, 2:] = 3
+    total, cuts, order = best_intervals(score, costs)
+    assert total.tolist() == [2]
+    assert len(set(taken(score, cuts[0], order[0]))) == 1
+
+
+def test_a_cut_lies_in_the_middle_between_two_scores() -> None:
+    score = np.array([0.0, 1.0, 3.0, 7.0])
+    costs = np.array([[0, 1, 1], [0, 1, 1], [1, 0, 1], [1, 1, 0]], float)[..., None]
+    total, cuts, order = best_intervals(score, costs)
+    assert total.tolist() == [0]
+    assert cuts.tolist() == [[2, 5]]
+    assert order.tolist() == [[0, 1, 2]]
+    two_total, two_cuts, two_order = best_intervals(score, costs[:, :2])
+    assert two_total.tolist() == [1]
+    assert two_cuts.tolist() == [[2]]
+    assert two_order.tolist() == [[0, 1]]
+
+
+def test_actions_not_wanted_by_anyone_get_an_empty_interval() -> None:
+    score = np.arange(6.0)
+    costs = np.stack([score > 2, np.full(6, 9), score <= 2, np.full(6, 9)], axis=1).astype(float)[..., None]
+    total, cuts, order = best_intervals(score, costs)
+    assert total.tolist() == [0]
+    # also of scores never seen
+    assert set(taken(np.linspace(-100, 100, 2001), cuts[0], order[0])) == {0, 2}
+
+
 def test_smallest_and_largest_cut() -> None:
     score = np.array([0.2, 0.4, 0.9])
     always = np.array([[0.0, 1.0]] * 3)[..., None]
@@ -79,6 +128,68 @@ def test_neighbouring_floats_are_parted() -> None:
 def test_a_score_at_the_cut_belongs_above_it() -> None:
     rules = ThresholdRules(np.array([0]), np.array([[0.5]]), np.array([[1, 0]]), ("belief.doubt",))
     assert rules.actions(np.array([[0.4], [0.5], [0.6]], np.float32))[:, 0].tolist() == [1, 0, 0]
+
+
+def test_intervals_begin_at_their_cut_and_an_empty_one_is_skipped() -> None:
+    x = np.array([[0.1], [0.25], [0.3], [0.5], [9.0]], np.float32)
+    three = ThresholdRules(
+        np.array([0, 0, 0]),
+        np.array([[0.25, 0.5], [0.5, 0.5], [-np.inf, np.inf]]),
+        np.array([[2, 0, 1], [2, 0, 1], [2, 0, 1]]),
+        ("x",) * 3,
+    )
+    assert three.actions(x).T.tolist() == [[2, 0, 0, 1, 1], [2, 2, 2, 1, 1], [0, 0, 0, 0, 0]]
+    assert three.take(np.array([1])).actions(x).T.tolist() == [[2, 2, 2, 1, 1]]
+
+
+def test_each_price_looks_at_its_own_column() -> None:
+    rules = ThresholdRules(np.array([1, 0]), np.array([[0.5], [0.5]]), np.array([[1, 0], [1, 0]]), ("two", "one"))
+    assert rules.actions(np.array([[0.0, 1.0]], np.float32)).tolist() == [[0, 1]]
+    assert str(rules.take(np.array([1]))) == "go 1 if one < 0.5, stop from 0.5"
+    assert rules.take(np.array([1, 0])).name == ("one", "two")
+
+
+def test_rules_read_as_intervals() -> None:
+    rules = ThresholdRules(np.array([0]), np.array([[0.25, 0.5]]), np.array([[2, 0, 1]]), ("belief.doubt",))
+    assert str(rules) == "go 2 if belief.doubt < 0.25, stop from 0.25, go 1 from 0.5"
+
+
+def test_scores_of_float32_are_on_the_side_they_were_fitted_on() -> None:
+    # two neighbours in float32: the cut between them is neither, and one of another type than they are
+    x = np.array([[1.0], [np.nextafter(np.float32(1), np.float32(2))]], np.float32)
+    costs = np.array([[0.0, 1.0], [1.0, 0.0]], np.float32)[..., None]
+    rules = Threshold().fit(Decision(("belief.doubt",), x, costs, costs[:, 0]))
+    assert rules.actions(x)[:, 0].tolist() == [0, 1]
+
+
+def test_without_a_candidate_the_first_column_is_tried_and_without_any_it_is_an_error() -> None:
+    x = np.array([[0.0, 5.0], [1.0, 6.0]], np.float32)
+    costs = np.array([[0.0, 1.0], [1.0, 0.0]], np.float32)[..., None]
+    rules = Threshold().fit(Decision(("p", "q"), x, costs, costs[:, 0]))
+    assert rules.name == ("p",)
+    assert rules.actions(x)[:, 0].tolist() == [0, 1]
+    with pytest.raises(ValueError, match="at least one column"):
+        Threshold().fit(Decision((), x[:, :0], costs, costs[:, 0]))
+
+
+def test_of_two_columns_as_good_the_first_is_taken_and_each_price_has_its_own() -> None:
+    x = np.array([[0, 1, 0], [1, 1, 1], [1, 0, 1]], np.float32)
+    one = np.stack([x[:, 0], 1 - x[:, 0]], axis=1)
+    two = np.stack([x[:, 1], 1 - x[:, 1]], axis=1)
+    costs = np.stack([one, two], axis=2)
+    rules = Threshold(candidates=("p", "q", "r")).fit(Decision(("p", "q", "r"), x, costs, costs[:, 0]))
+    assert rules.name == ("p", "q")
+    assert rules.column.tolist() == [0, 1]
+    assert rules.cuts.tolist() == [[0.5], [0.5]]
+    np.testing.assert_array_equal(rules.actions(x), x[:, :2])
+
+
+def test_the_order_of_the_examples_does_not_matter() -> None:
+    rng = np.random.default_rng(3)
+    score, costs = rng.integers(0, 9, 60) / 8, rng.integers(0, 9, (60, 3, 2)) / 8
+    shuffled = rng.permutation(60)
+    for one, other in zip(best_intervals(score, costs), best_intervals(score[shuffled], costs[shuffled]), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_the_better_column_is_taken() -> None:
