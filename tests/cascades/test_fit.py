@@ -423,7 +423,7 @@ def _is(sweep: Sweep, path: tuple[int, ...], decision: Decision) -> bool:
 def test_a_cascade_of_one_cut_is_the_best_of_all_cuts_from_end_to_end(
     world: World, routes_of: RoutesOf, prices_are: Callable[..., Floats], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With many classes the evidence is the same fitted and applied, so what was promised in sample must come."""
+    """Up to what the evidence that is fitted on, held out, differs from the evidence that is applied."""
     prices = prices_are(1e-3, 0.01, 0.04, 0.2)
     monkeypatch.setattr("features.evidence.FEW", 0)  # pooling weights of all examples
     outputs = world(300, (2.0, 4.0), classes=40)
@@ -434,7 +434,8 @@ def test_a_cascade_of_one_cut_is_the_best_of_all_cuts_from_end_to_end(
     found = objectives(sweep.route(outputs), prices)
     for i, price in enumerate(prices):
         costs = np.column_stack([wrong[:, 0] + price * 1, wrong[:, 1] + price * 4])
-        assert found[i] == pytest.approx(best_cuts(doubt, costs), abs=1e-6)
+        least = best_cuts(doubt, costs)
+        assert least - 1e-9 <= found[i] <= least + 0.01
 
 
 # --- extreme prices, extreme stages
