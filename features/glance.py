@@ -15,7 +15,7 @@ from features.outputs import Floats, Ints
 TOP = 3
 """Ranked classes kept of every example, unless more are asked for (top-5 loss needs five)."""
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 19
 """Logits read at a time: half of a common L2 cache, so that the passes over a chunk after the first are cheap."""
 
 LOWEST = np.float32(-1e30)

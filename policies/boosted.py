@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from features.outputs import Floats, Ints
 from features.spline import Spline, fit_spline
@@ -132,7 +133,8 @@ class Boosted:
             early_stopping=False,
             random_state=seed,
         )
-        return _unpack(model.fit(x[:ROWS], y[:ROWS]))
+        with threadpool_limits(1, "openmp"):  # folds are fitted side by side: threads within them only wait
+            return _unpack(model.fit(x[:ROWS], y[:ROWS]))
 
 
 def _unpack(model: Any) -> Trees:

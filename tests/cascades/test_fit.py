@@ -206,12 +206,12 @@ def test_the_entry_is_the_cheapest_and_examples_stop_where_their_rules_stop_them
 
 
 def test_the_entry_is_chosen_by_the_loss_that_came_whatever_rules_are_fitted_on(spy_on: Callable[..., Spied]) -> None:
-    prices = np.geomspace(0.01, 1, 300)
-    _, routes, _, sweep, _, ends = spy_on(*prices, softness=1.0, n=60)
+    prices = np.geomspace(0.03, 1, 2000)
+    _, routes, _, sweep, _, ends = spy_on(*prices, softness=1.0, n=40)
     total = np.stack([(ends[e,][0] + prices * ends[e,][1]).mean(axis=0) for e in range(3)])
-    chosen = np.array([routes.paths[e][0] for e in sweep.entry[:300]])
+    chosen = np.array([routes.paths[e][0] for e in sweep.entry[:2000]])
     assert len(set(chosen.tolist())) > 1
-    np.testing.assert_allclose(total[chosen, np.arange(300)], total.min(axis=0))
+    np.testing.assert_allclose(total[chosen, np.arange(2000)], total.min(axis=0))
 
 
 def test_costs_are_half_the_loss_that_came_and_half_the_loss_expected(
