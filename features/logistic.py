@@ -14,7 +14,8 @@ TOLERANCE = 3e-3
 """Largest change of a coefficient (of standardised columns) at which all problems are called solved."""
 
 LONGEST_STEP = 4.0
-"""Longest Newton step taken in any coefficient: keeps nearly separable problems from overshooting."""
+"""Longest Newton step taken in any coefficient: keeps nearly separable problems from overshooting. A longer one is
+shortened as a whole: cut coefficient by coefficient it would point elsewhere, perhaps uphill."""
 
 
 def weighted_logistic(x: Floats, positive: Floats, weight: Floats, ridge: float) -> Floats:
@@ -45,7 +46,7 @@ def weighted_logistic(x: Floats, positive: Floats, weight: Floats, ridge: float)
             for i in range(q):
                 hessian[i] = (x * curvature[:, [i]]).T @ x
         step = np.linalg.solve(hessian + np.diag(penalty + 1e-9), gradient.T[..., None])[..., 0].T
-        step = np.clip(step, -LONGEST_STEP, LONGEST_STEP)
+        step *= LONGEST_STEP / np.maximum(np.abs(step).max(axis=0), LONGEST_STEP)
         w -= step
         if np.abs(step).max(initial=0.0) < TOLERANCE:
             break

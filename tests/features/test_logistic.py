@@ -195,6 +195,14 @@ def test_never_worse_than_doing_nothing(seed: int, n: int, m: int, q: int, ridge
         assert objective(w[:, i], *one) <= objective(np.zeros(m), *one) + 1e-9
 
 
+def test_a_long_step_is_shortened_but_keeps_its_direction() -> None:
+    # the columns lean on each other: steps of a dozen in both, which cut one by one would lead uphill
+    x = np.array([[1, 1.7], [1, 1.3], [1, 1.4]])
+    positive, weight = np.array([[0.0], [1], [0]]), np.array([[0.099], [0.873], [0.028]])
+    w = weighted_logistic(x, positive, weight, 1e-3)[:, 0]
+    np.testing.assert_allclose(w, reference(x, positive, weight, 1e-3)[:, 0], rtol=0.02)
+
+
 def test_what_is_given_is_not_changed() -> None:
     given_ = problem(30, 3, 2)
     copies = [part.copy() for part in given_]

@@ -143,9 +143,10 @@ def test_intervals_begin_at_their_cut_and_an_empty_one_is_skipped() -> None:
 
 
 def test_each_price_looks_at_its_own_column() -> None:
-    rules = ThresholdRules(np.array([1, 0]), np.array([[0.5], [0.5]]), np.array([[1, 0], [1, 0]]), ("two", "one"))
-    assert rules.actions(np.array([[0.0, 1.0]], np.float32)).tolist() == [[0, 1]]
-    assert str(rules.take(np.array([1]))) == "go 1 if one < 0.5, stop from 0.5"
+    rules = ThresholdRules(np.array([1, 0]), np.array([[0.5], [0.7]]), np.array([[1, 0], [0, 1]]), ("two", "one"))
+    assert rules.actions(np.array([[0.6, 1.0], [0.8, 0.4]], np.float32)).tolist() == [[0, 0], [1, 1]]
+    assert rules.take(np.array([1])).actions(np.array([[0.6, 1.0], [0.8, 0.4]], np.float32)).tolist() == [[0], [1]]
+    assert str(rules.take(np.array([1]))) == "stop if one < 0.7, go 1 from 0.7"
     assert rules.take(np.array([1, 0])).name == ("one", "two")
 
 
@@ -210,3 +211,9 @@ def test_more_than_two_actions_are_fitted_on_the_first_so_many(monkeypatch: pyte
     whole = Threshold().fit(Decision(("belief.doubt",), x, costs, costs[:, 0]))
     first = Threshold().fit(Decision(("belief.doubt",), x[:50], costs[:50], costs[:50, 0]))
     assert np.array_equal(whole.cuts, first.cuts)
+    # two actions are cheap: all examples count
+    two = Decision(("belief.doubt",), x, costs[:, :2], costs[:, 0])
+    promised, *_ = threshold.best_intervals(x[:, 0], costs[:, :2])
+    spent = np.take_along_axis(costs, Threshold().fit(two).actions(x)[:, None].astype(int), axis=1)[:, 0]
+    assert np.allclose(spent.sum(axis=0), promised)
+    assert (Threshold().fit(two).cuts != Threshold().fit(two.take(slice(0, 50))).cuts).any()
