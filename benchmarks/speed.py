@@ -1,8 +1,8 @@
 """Speed and memory of the main job, as ratios and whole-process figures of one run: ``python -m benchmarks.speed``.
 
 Writes ``benchmarks/results/speed.csv``. Times are wall-clock times of whole processes, start-up and files included,
-unless a row says otherwise; memory is the process's largest resident set, mapped pages of the input included, and never less than
-this program had reached when it started that process.
+unless a row says otherwise; memory is the process's largest resident set, mapped pages of the input included, and
+never less than this program had reached when it started that process.
 """
 
 from __future__ import annotations
