@@ -484,6 +484,19 @@ def test_answers_bring_their_numbers_and_their_reliability(c: int) -> None:
         np.testing.assert_allclose(np.exp(column(view, f"{stage.name}.reliability")), right, atol=0.02)
 
 
+def test_how_common_classes_are_is_known_where_they_are_few() -> None:
+    outputs = logits(100, c=4)
+    labels = np.array([0] * 60 + [1] * 30 + [2] * 10)
+    reader, _ = fitted(replace(outputs, labels=labels))
+    np.testing.assert_allclose(np.exp(reader.log_prior), np.array([61, 31, 11, 1]) / 104)
+    assert fitted(logits(50, c=MANY))[0].log_prior.shape == (0,)
+    # logits of noise say nothing: the belief is that prior, more or less
+    rng = np.random.default_rng(0)
+    stages = tuple(Stage(name, logits=rng.normal(size=(100, 4)).astype(np.float32)) for name in "ab")
+    view = fitted(replace(outputs, labels=labels, stages=stages))[1].view((0, 1))
+    assert (view.ranked(1) == 0).mean() > 0.9
+
+
 # --- settings
 
 
@@ -542,8 +555,10 @@ def test_stages_with_rankings_of_unlike_length() -> None:
     view = reader.read(replace(outputs, stages=(short, long))).view((0, 1))
     assert np.isfinite(view.x).all()
     np.testing.assert_allclose(np.exp(view.logp).sum(axis=1), 1, rtol=1e-5)
-    # no shared filler counts as agreement
     assert column(view, "a~b.overlap").max() <= 1
+    # no filler that both share counts as agreement
+    _, both = fitted(replace(outputs, stages=(short, replace(short, name="b"), long)), paths=((0, 1),))
+    assert (column(both.view((0, 1)), "a~b.overlap") == 1).all()
 
 
 # --- many classes

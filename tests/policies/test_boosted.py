@@ -75,7 +75,7 @@ def test_a_tree_by_hand() -> None:
 def test_an_average_predicts_the_mean() -> None:
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(300, 3)), rng.normal(size=300)
-    one, other = (Boosted(trees=trees, leaves=leaves)._grow(x, y, 0) for trees, leaves in ((5, 3), (8, 6)))
+    one, other = (Boosted(trees=t, leaves=e)._grow(x, y + 10 * t, 0) for t, e in ((5, 3), (8, 6)))
     for both in (_average(one, other), _average(other, one)):
         np.testing.assert_allclose(both(x), (one(x) + other(x)) / 2, rtol=0, atol=1e-12)
         assert len(both.feature) == 13

@@ -306,5 +306,6 @@ def test_columns_are_found_by_their_end_or_their_beginning() -> None:
     assert named(columns, (".entropy", "belief.")).tolist() == [0, 1, 2]  # each once, in the order of the columns
     assert named(columns, (".nothing",)).tolist() == []
     assert named(columns, ("entropy.",)).tolist() == []
+    assert named(("a.entropy.log", "a.belief.doubt"), (".entropy", "belief.")).tolist() == []
     # also as an index where there is none
     assert np.zeros((3, 4))[:, named(columns, ())].shape == (3, 0)

@@ -24,11 +24,11 @@ def test_of_equals_the_first() -> None:
     assert Constant().fit(decision([[[2.0], [1.0], [1.0]]])).action.tolist() == [1]
 
 
-def test_means_of_a_million_examples_are_exact_enough() -> None:
-    # in float32 the sum of so many would no longer see the difference
-    costs = np.full((1_000_000, 2, 1), 0.1, np.float32)
-    costs[:, 0] += np.float32(3e-8)
-    costs[0, 1] = 0.0
+def test_means_are_taken_in_double_precision() -> None:
+    # in single precision 2^24 + 1 is 2^24, however often
+    costs = np.zeros((101, 2, 1))
+    costs[0, :, 0] = 2**24, 2**24 + 2
+    costs[1:, 0] = 1
     assert Constant().fit(decision(costs)).action.tolist() == [1]
 
 
