@@ -16,6 +16,7 @@ from features.calibration import AnswerCalibration
 from features.company import Company
 from features.errors import InputError
 from features.evidence import EvidenceSettings, Reader
+from features.pooled import PooledDoubt
 from features.spline import Spline
 from policies.boosted import BoostedRules, Trees
 from policies.constant import ConstantRules
@@ -26,7 +27,7 @@ from policies.value import ValueRules
 TYPES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        *(Sweep, UnionRules, Routes, Reader, EvidenceSettings, Pool, AnswerCalibration, Company, Spline),
+        *(Sweep, UnionRules, Routes, Reader, EvidenceSettings, Pool, PooledDoubt, AnswerCalibration, Company, Spline),
         *(ConstantRules, ThresholdRules, LogisticRules, ValueRules, BoostedRules, Trees),
     )
 }

@@ -17,3 +17,7 @@ class InputError(ValueError):
         self.expected, self.found, self.where = expected, found, where
         place = f"{where}: " if where else ""
         super().__init__(" ".join(f"{place}expected {expected}, found {found}".split()))
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
+        """Worker processes hand it to their parent."""
+        return InputError, (self.expected, self.found, self.where)

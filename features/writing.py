@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def write_outputs(outputs: Outputs, folder: Path) -> Path:
     if any(stage.logits is not None for stage in outputs.stages):
         path = folder / f"{outputs.part}.outputs.npz"
         with replacing(path) as temporary:
-            _write_npz(_arrays(outputs), temporary)
+            write_npz(_arrays(outputs), temporary)
     else:
         path = folder / f"{outputs.part}.answers.parquet"
         with replacing(path) as temporary:
@@ -71,12 +72,32 @@ def _arrays(outputs: Outputs) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _write_npz(arrays: dict[str, NDArray[Any]], path: Path) -> None:
-    """Like numpy.savez, but streams memory maps, takes any name, and gives the same bytes for the same arrays."""
+@dataclass(frozen=True)
+class Blocks:
+    """An array of shape (n, m) that comes in blocks of rows, so that it need never be in memory as a whole."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    blocks: Iterable[NDArray[Any]]
+
+
+def write_npz(arrays: Mapping[str, NDArray[Any] | Blocks], path: Path) -> None:
+    """Like numpy.savez, but streams memory maps and blocks, takes any name, and gives the same bytes for the same
+    arrays."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as stream:
-                npy.write_array(stream, np.asanyarray(array), allow_pickle=False)
+                if isinstance(array, Blocks):
+                    npy.write_array_header_1_0(stream, npy_header(array.shape, array.dtype))
+                    for block in array.blocks:
+                        stream.write(block.astype(array.dtype, copy=False).tobytes())
+                else:
+                    npy.write_array(stream, np.asanyarray(array), allow_pickle=False)
+
+
+def npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, Any]:
+    """What numpy's writer of .npy headers has to know of an array whose rows stand one after the other."""
+    return {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
 
 
 def _write_parquet(outputs: Outputs, path: Path) -> None:

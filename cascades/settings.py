@@ -30,8 +30,8 @@ def parse(settings: type[Settings], argv: Sequence[str] | None, prog: str, descr
 
     A field ``some_name`` is the flag ``--some-name``; without a default it must be given. Its type is bool
     (``--x`` and ``--no-x``), any type that is made from a text, such as str, int, float and Path, a tuple of these
-    (``a,b``), or one of them or None. Its metadata may hold ``help``, ``choices``, ``minimum`` and ``maximum``. Raises
-    InputError for what is not among these; ``--help`` prints and exits.
+    (``a,b`` or ``a b``), or one of them or None. Its metadata may hold ``help``, ``choices``, ``minimum`` and
+    ``maximum``. Raises InputError for what is not among these; ``--help`` prints and exits.
     """
     # argparse only splits the line: values stay text until the settings' own types are known to fit.
     parser = _Parser(prog=prog, description=description, allow_abbrev=False)
@@ -98,6 +98,8 @@ def _add(parser: argparse.ArgumentParser, field: Field[Any], kind: Any) -> None:
     form: dict[str, Any] = {"metavar": field.metadata.get("metavar", field.name.upper())}
     if kind is bool:
         form = {"action": argparse.BooleanOptionalAction}
+    elif _many(kind):
+        form["nargs"] = "+"
     told = f"{field.metadata.get('help', '')} ({'; '.join(filter(None, notes))})".removesuffix(" ()").replace("%", "%%")
     parser.add_argument(_flag(field.name), dest=field.name, default=argparse.SUPPRESS, help=told.strip(), **form)
 
@@ -135,7 +137,8 @@ def _value(given: Any, kind: Any, metadata: Mapping[str, Any], flag: str) -> Any
     if isinstance(given, bool):
         return given
     if get_origin(kind) is tuple:
-        return tuple(_one(item.strip(), get_args(kind)[0], metadata, flag) for item in given.split(","))
+        items = [item.strip() for word in given for item in word.split(",")]
+        return tuple(_one(item, get_args(kind)[0], metadata, flag) for item in items)
     return _one(given, kind, metadata, flag)
 
 
