@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,16 @@ class StageCost:
 
 @dataclass(frozen=True)
 class Costs:
-    """Cost of every stage, in the order of the file, with the unit and where it was measured."""
+    """Cost of every stage, in the order of the file, with the unit and where it was measured.
+
+    ``about``: more to be said in the file, such as threads and versions; nobody reads it back.
+    """
 
     stages: dict[str, StageCost]
     unit: str
     device: str = ""
     batch: int | None = None
+    about: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def step(self, path: tuple[str, ...], stage: str) -> float:
         """Cost of running ``stage`` after the stages of ``path`` have been run.
@@ -89,7 +94,10 @@ def read_costs(path: Path) -> Costs:
 
 
 def write_costs(costs: Costs, path: Path) -> None:
-    """Write ``path``, a costs.json from which ``read_costs`` makes equal costs."""
+    """Write ``path``, a costs.json from which ``read_costs`` makes equal costs.
+
+    What costs are ``about`` stands there too, except under names that the file gives a meaning.
+    """
     networks = Counter(cost.network for cost in costs.stages.values())
     stages = {
         name: float(cost.trunk)
@@ -97,8 +105,9 @@ def write_costs(costs: Costs, path: Path) -> None:
         else {"network": cost.network, "trunk": float(cost.trunk), "head": float(cost.head)}
         for name, cost in costs.stages.items()
     }
-    about = {"unit": costs.unit, "device": costs.device, "batch": costs.batch}
-    content = {key: value for key, value in about.items() if value not in ("", None)} | {"stages": stages}
+    known = {"unit": costs.unit, "device": costs.device, "batch": costs.batch, "stages": None}
+    content = {key: value for key, value in known.items() if value not in ("", None)}
+    content |= {key: value for key, value in costs.about.items() if key not in known} | {"stages": stages}
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
 

@@ -46,7 +46,7 @@ def show(summary: Record, files: Sequence[Path] = (), stream: TextIO | None = No
 def budget_table(summary: Record) -> Table:
     """The policy at each budget: cost, error, and per stage the share of exits and of the cost."""
     part, n = summary["tested_on"]["part"], summary["tested_on"]["examples"]
-    table = _table(
+    table = plain_table(
         f"Learned policy, picked on {summary['chosen_on']['part']}, measured on {part}: {n:,} examples, "
         f"{100 * summary['intervals']['level']:g} % intervals"
     )
@@ -67,7 +67,7 @@ def speed_table(summary: Record) -> Table:
     """Per router and margin: how many times cheaper than the best single stage, the interval, the error given up."""
     best = summary["best_single"]
     error, cost = 100 * best["tested"]["error"]["value"], number(best["tested"]["cost"]["value"])
-    table = _table(f"Times cheaper than {best['stage']}: {cost} {summary['unit']}, error {error:.2f} %")
+    table = plain_table(f"Times cheaper than {best['stage']}: {cost} {summary['unit']}, error {error:.2f} %")
     records = {name: summary["routers"][name] for name in ROUTERS if name in summary["routers"]}
     table.add_column("points of error allowed (used)")
     for record in records["policy"]:
@@ -94,7 +94,8 @@ def number(value: float | None) -> str:
     return f"{value:,.{min(max(decimals, 0), 12)}f}"
 
 
-def _table(title: str) -> Table:
+def plain_table(title: str) -> Table:
+    """An empty table in the house's style."""
     from rich import box
     from rich.table import Table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from features.belief import CORRECTED_CLASSES, FLOOR, OUT, Pool, columns_of, correct, fit_weights
 from features.calibration import MANY_CLASSES, AnswerCalibration, fit_answers, fit_temperature
+from features.errors import InputError
 from features.glance import FARTHEST, FEATURES, TOP, Glance, glance
 from features.outputs import NO_ANSWER, Floats, Ints, Outputs, Stage
+from features.pooled import PooledDoubt, fit_pooled
 
 Path = tuple[int, ...]
 
@@ -26,12 +28,14 @@ class EvidenceSettings:
     """What is computed from the outputs: each can be switched off to see what it buys.
 
     ``calibrate``: a temperature a stage; ``stack``: belief from all stages on the path rather than the last one
-    alone; ``agreement``: columns that compare the stages; ``ranks``: ranked classes kept.
+    alone; ``agreement``: columns that compare the stages; ``pooled``: a column from the pooled features of stages that
+    have them; ``ranks``: ranked classes kept.
     """
 
     calibrate: bool = True
     stack: bool = True
     agreement: bool = True
+    pooled: bool = True
     ranks: int = TOP
 
 
@@ -79,7 +83,7 @@ class Reader:
     """Everything that turns outputs into evidence, fitted on the fit part.
 
     ``temperature`` (k,), NaN for a stage of answers; ``calibration`` of the stages of answers, by index;
-    ``log_prior`` (c,), empty with many classes; ``pools`` by path.
+    ``log_prior`` (c,), empty with many classes; ``pools`` by path; ``pooled`` of stages with pooled features.
     """
 
     settings: EvidenceSettings
@@ -89,6 +93,7 @@ class Reader:
     calibration: Mapping[int, AnswerCalibration]
     log_prior: Floats
     pools: Mapping[Path, Pool]
+    pooled: Mapping[int, PooledDoubt] = field(default_factory=dict)
 
     @property
     def dense(self) -> bool:
@@ -112,7 +117,8 @@ class Reading:
 class Said:
     """What each stage says of each alternative, calibrated: read once, combined for every path.
 
-    ``ranked`` (n, k, r) the stages' answers; ``logp`` per stage (n, c), with few classes.
+    ``ranked`` (n, k, r) the stages' answers; ``logp`` per stage (n, c), with few classes; ``doubts`` (n,) by pooled
+    features, of stages that have them.
     """
 
     def __init__(self, reader: Reader, outputs: Outputs) -> None:
@@ -132,6 +138,7 @@ class Said:
             [np.pad(r, ((0, 0), (0, width - r.shape[1])), constant_values=NO_ANSWER) for r in ranked], axis=1
         )
         self.logp = [self._dense(s) for s in range(len(outputs.stages))] if reader.dense else []
+        self.doubts = {s: doubt(_pooled(outputs.stages[s])) for s, doubt in reader.pooled.items()}
 
     def _dense(self, s: int) -> Floats:
         stage = self.stages[s]
@@ -197,6 +204,12 @@ class Said:
         return out
 
 
+def _pooled(stage: Stage) -> Floats:
+    if stage.pooled is None:
+        raise InputError("pooled features, as the policies were fitted with", "none", f"stage {stage.name!r}")
+    return stage.pooled
+
+
 def _repeats(classes: Ints) -> NDArray[np.bool_]:
     """(n, m): whether a slot holds a class of an earlier slot, or none."""
     out = np.asarray(classes == NO_ANSWER)
@@ -222,6 +235,8 @@ def fit_reader(
     calibration = {s: fit_answers(outputs.stages[s], labels, c) for s in answering}
     reader = Reader(settings, outputs.names, c, temperature, calibration, prior, {})
     said = _held_out_said(reader, outputs, folds)
+    if settings.pooled:
+        reader = replace(reader, pooled=_fit_doubts(said, outputs, folds))
     pools: dict[Path, Pool] = {}
     beliefs: dict[Path, Floats] = {}
 
@@ -232,6 +247,22 @@ def fit_reader(
         list(pool.map(fit, paths))
     reader = replace(reader, pools={path: pools[path] for path in paths})
     return reader, Reading(said.ranked, lambda path: _view(reader, said, path, beliefs[path]))
+
+
+def _fit_doubts(said: Said, outputs: Outputs, folds: Ints) -> dict[int, PooledDoubt]:
+    """Doubts by pooled features, fitted on all; ``said`` gets those of fits that did not see the example's fold."""
+    found = {}
+    for s, stage in enumerate(outputs.stages):
+        if stage.pooled is None:
+            continue
+        wrong = (said.ranked[:, s, 0] != outputs.labels).astype(np.int64)
+        found[s] = fit_pooled(stage.pooled, wrong)
+        held_out = np.empty(len(wrong), np.float32)
+        for fold in np.unique(folds):
+            rows, rest = folds == fold, folds != fold
+            held_out[rows] = fit_pooled(stage.pooled[rest], wrong[rest])(stage.pooled[rows])
+        said.doubts[s] = held_out
+    return found
 
 
 def _temperature(stage: Stage, labels: Ints, settings: EvidenceSettings) -> float:
@@ -253,6 +284,7 @@ class CrossSaid(Said):
 
     def __init__(self, reader: Reader, outputs: Outputs, folds: Ints, whole: Said) -> None:
         self.reader, self.stages, self.glances, self.ranked = reader, whole.stages, whole.glances, whole.ranked
+        self.doubts = whole.doubts
         self.parts: list[tuple[Ints, Said]] = []
         for fold in np.unique(folds):
             rest, rows = outputs.take(np.flatnonzero(folds != fold)), np.flatnonzero(folds == fold)
@@ -328,6 +360,8 @@ def _view(reader: Reader, said: Said, path: Path, logp: Floats) -> View:
             stage = said.stages[s]
             columns |= {f"{name}.{key}": np.asarray(column) for key, column in stage.measured.items()}
             columns[f"{name}.reliability"] = _reliability(spoken[:, j], said.ranked[:, s, 0], classes)
+        if s in said.doubts:
+            columns[f"{name}.pooled_doubt"] = said.doubts[s]
     if reader.settings.agreement:
         for (i, s), (j, t) in combinations(enumerate(path), 2):
             _agreement_columns(columns, reader, said, (i, s), (j, t), spoken, classes)

@@ -11,8 +11,9 @@ from features.logistic import weighted_logistic
 from features.outputs import Floats, Ints
 from policies.policy import Decision, named
 
-COLUMNS = (".entropy", ".margin", ".confidence", ".reliability", ".same")
-"""Entropy above all (Bolukbasi et al., 2017), the other confidences, and whether the stages agree."""
+COLUMNS = (".entropy", ".margin", ".confidence", ".reliability", ".same", ".pooled_doubt")
+"""Entropy above all (Bolukbasi et al., 2017), the other confidences, whether the stages agree, and, where there are
+pooled features, which the paper tried too, the doubt that they give."""
 
 
 ROWS = 10_000

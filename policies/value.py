@@ -20,8 +20,9 @@ COLUMNS = (
     ".earlier_on_later",
     ".divergence",
     ".overlap",
+    ".pooled_doubt",
 )
-"""The belief on the path, what each stage thinks of it, and how far the stages agree."""
+"""The belief on the path, what each stage thinks of it, how far the stages agree, and doubts by pooled features."""
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from cascades.folder import EMBEDDED, read_folder
 from cascades.hull import lower_hull
 from cascades.outcomes import single_outcomes
 from cascades.plain import from_plain
-from cascades.routing import Routes, Routing, mixed
-from eval.frontier import FILES, GAP, LEAST_EXAMPLES, Settings, fill_gaps, main
+from cascades.routing import mixed
+from eval.frontier import FILES, LEAST_EXAMPLES, Settings, main
 
 ROOT = Path(__file__).resolve().parents[2]
 POINTS = 4
@@ -213,7 +213,7 @@ def test_the_cascades_that_were_written_do_what_the_table_says(ran: tuple[Path, 
 
 def test_the_summary_says_what_it_was_made_from_and_what_it_is_worth(ran: tuple[Path, Done]) -> None:
     found = strict((ran[0] / "summary.json").read_text())
-    assert found["unit"] == "MMACs per image"
+    assert found["unit"] == "ms per image"
     assert found["chosen_on"] == {"part": "fit", "examples": ROWS}
     assert found["tested_on"] == {"part": "test", "examples": ROWS}
     assert set(found["routers"]) >= ROUTERS
@@ -227,7 +227,7 @@ def test_the_summary_says_what_it_was_made_from_and_what_it_is_worth(ran: tuple[
 
 def test_a_person_can_read_what_is_printed(ran: tuple[Path, Done]) -> None:
     out = ran[1].stdout
-    for word in (*STAGES, "cost", "error", "budget", "oracle", f"{ROWS} examples", "MMACs per image"):
+    for word in (*STAGES, "cost", "error", "budget", "oracle", f"{ROWS} examples", "ms per image"):
         assert word in out
     assert max(map(len, out.splitlines())) <= 200
     assert "\x1b" not in out
@@ -622,52 +622,3 @@ def test_a_run_killed_while_it_writes_leaves_every_file_whole(
     assert new >= 1
     left = [path.name for path in out.iterdir() if path.name not in FILES]
     assert all(name.startswith(".") for name in left)
-
-
-# --- mixtures
-
-
-def routings(costs: Sequence[float], errors: Sequence[float], n: int = 1000) -> list[Routing]:
-    """One routing a cost, which all examples pay; the first so many of them are wrong."""
-    routes = Routes(("a",), tuple((0,) for _ in costs), np.array(costs, dtype=float)[:, None], "ms")
-    made = []
-    for i, error in enumerate(errors):
-        wrong = np.arange(n) < round(error * n)
-        made.append(Routing(routes, np.full(n, i), np.full(n, i), wrong, "fit"))
-    return made
-
-
-def test_gaps_of_a_frontier_are_filled_by_hand() -> None:
-    # the second costs as much as the first and errs more; the third lies above the line; the gap is all there is
-    found = fill_gaps(routings([1, 1, 2, 3], [0.5, 0.6, 0.49, 0.1]))
-    assert {(m.one, m.other) for m in found} == {(0, 3)}
-    steps = round(1 / GAP)
-    assert len(found) in (steps - 1, steps)
-    shares = [m.share for m in found]
-    np.testing.assert_allclose(np.diff([0.0, *shares, 1.0]), 1 / (len(found) + 1))
-
-
-def test_only_gaps_wider_than_a_step_are_filled() -> None:
-    cost = [10.0, 10.1, 10.25, 20.0]
-    found = fill_gaps(routings(cost, [0.9, 0.6, 0.4, 0.3]))
-    assert {(m.one, m.other) for m in found} == {(2, 3)}
-    steps = [(cost[m.other] - cost[m.one]) * m.share for m in found]
-    assert max(np.diff([0.0, *steps, 9.75])) <= GAP * 10 + 1e-9
-    assert fill_gaps(routings([1.0, 1.0], [0.5, 0.4])) == []
-    assert fill_gaps(routings([1.0], [0.5])) == []
-
-
-def test_a_mixture_is_a_coin_for_each_example() -> None:
-    one, other = routings([1, 3], [1.0, 0.0], 10_000)
-    half = mixed(one, other, 0.3, seed=1)
-    taken = half.path == 1
-    assert taken.mean() == pytest.approx(0.3, abs=0.02)
-    np.testing.assert_array_equal(half.answer == 1, taken)
-    np.testing.assert_array_equal(half.wrong, ~taken)
-    assert half.part == "fit"
-    np.testing.assert_array_equal(mixed(one, other, 0.3, seed=1).path, half.path)
-    assert (mixed(one, other, 0.3, seed=2).path != half.path).any()
-    # whoever takes the other way at a small share takes it at a larger one
-    assert (mixed(one, other, 0.5, seed=1).path >= half.path).all()
-    np.testing.assert_array_equal(mixed(one, other, 0.0, seed=1).path, one.path)
-    np.testing.assert_array_equal(mixed(one, other, 1.0, seed=1).path, other.path)

@@ -1,0 +1,199 @@
+"""Outputs turned into every cascade of a frontier: a sweep of prices, thresholds tuned jointly, and mixtures of two."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from cascades.answers import LOSSES
+from cascades.cascade import Routed, Sweep
+from cascades.chains import Cuts, chain_name, held_out_chains, joint_thresholds, route_chain
+from cascades.fit import FOLDS, FitSettings, fit_sweep
+from cascades.hull import lower_hull
+from cascades.outcomes import Outcomes, single_outcomes
+from cascades.plain import describe, from_plain, to_plain
+from cascades.routing import OperatingPoint, Routes, Routing, mixed
+from features.errors import InputError
+from features.evidence import Path as Stages
+from features.outputs import Outputs
+
+GAP = 0.02
+"""Steps in cost, as a share of the frontier's span, that mixtures of two cascades are put between."""
+
+COIN = 5
+"""Seed of the mixtures' coin."""
+
+FORMAT, VERSION = "offramp cascades", 1
+
+Plan = tuple[Stages, Cuts]
+
+
+class Step(Protocol):
+    """Says what is being done now, and once, as soon as that is known, how many steps there are."""
+
+    def __call__(self, text: str, total: int | None = None) -> None:
+        """Begin the step ``text``."""
+
+
+def silent(text: str, total: int | None = None) -> None:
+    """The step of who doesn't watch."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A coin between ``one`` and ``other``, indices of the sweep's cascades and, behind them, of the thresholds;
+    ``share`` of the examples take the other."""
+
+    one: int
+    other: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Every cascade of a frontier, in the order of its points: q of the ``sweep``, then ``plans`` (a path and its cuts
+    for each price), then ``mixtures`` of two of these, for which ``coin`` is the seed."""
+
+    sweep: Sweep
+    plans: tuple[Plan, ...]
+    mixtures: tuple[Mixture, ...]
+    coin: int = COIN
+
+    @property
+    def names(self) -> list[tuple[str, float]]:
+        """Family and price of each point; a mixture has no price."""
+        learned = [(_families(self.sweep, i), float(price)) for i, price in enumerate(self.sweep.prices)]
+        prices = self.sweep.prices[np.isfinite(self.sweep.prices)]
+        tuned = [
+            ("thresholds " + chain_name(self.sweep.routes, plan[0]), float(price))
+            for plan, price in zip(self.plans, prices, strict=bool(self.plans))
+        ]
+        return learned + tuned + [(f"{m.share:.0%} of {m.other}, else {m.one}", float("nan")) for m in self.mixtures]
+
+    def route(self, outputs: Outputs) -> list[Routing]:
+        """Where the examples of ``outputs``, with the stages of the sweep's routes, stop at each point."""
+        examples = single_outcomes(outputs, LOSSES[self.sweep.loss], self.sweep.reader.calibration)
+        routed = _routings(self.sweep.route(outputs))
+        return self.with_mixtures(routed + [route_chain(examples, self.sweep.routes, *plan) for plan in self.plans])
+
+    def with_mixtures(self, routings: list[Routing]) -> list[Routing]:
+        """The routings of the sweep and the plans, and behind them those of the mixtures."""
+        return routings + [mixed(routings[m.one], routings[m.other], m.share, self.coin) for m in self.mixtures]
+
+    def points(self, routings: Sequence[Routing]) -> list[OperatingPoint]:
+        """Routings of all points as operating points of the router "policy"."""
+        return [OperatingPoint("policy", *name, routing) for name, routing in zip(self.names, routings, strict=True)]
+
+
+@dataclass(frozen=True)
+class Picking:
+    """What points are picked by: their ``routings`` on the part to pick on, and the stages alone, on the fit part
+    (``fit``, held out where a rule was fitted) and on that part (``there``)."""
+
+    routings: list[Routing]
+    fit: Outcomes
+    there: Outcomes
+
+
+def fit_points(
+    fit: Outputs, tune: Outputs | None, routes: Routes, points: int, how: FitSettings, step: Step = silent
+) -> tuple[Fitted, Picking]:
+    """Every cascade of the frontier, and what one is picked by: the ``tune`` part, or held-out folds of ``fit``.
+
+    The stages of both are those of ``routes``, in order. ``points`` prices; thresholds are tuned if "threshold" is
+    among the policies of ``how``.
+    """
+    sweep, held_out = fit_sweep(fit, routes, points, how, step)
+    loss, calibration = LOSSES[how.loss], sweep.reader.calibration
+    seen = single_outcomes(fit, loss, calibration).take(held_out.rows)
+    there = seen if tune is None else single_outcomes(tune, loss, calibration)
+    routings = _routings(held_out.routed if tune is None else sweep.route(tune))
+    prices = sweep.prices[np.isfinite(sweep.prices)]
+    plans: list[Plan] = []
+    if "threshold" in how.policies:
+        step("tuning thresholds jointly")
+        plans = joint_thresholds(seen, routes, prices)
+        folds = np.arange(len(seen)) % FOLDS  # the rows are in random order
+        routings += (
+            held_out_chains(seen, routes, prices, folds)
+            if tune is None
+            else [route_chain(there, routes, *plan) for plan in plans]
+        )
+    fitted = Fitted(sweep, tuple(plans), tuple(fill_gaps(routings)))
+    return fitted, Picking(fitted.with_mixtures(routings), seen, there)
+
+
+def fill_gaps(routings: Sequence[Routing]) -> list[Mixture]:
+    """Mixtures between neighbours on the routings' lower hull, where their costs lie more than ``GAP`` apart."""
+    cost = np.array([routing.mean_cost for routing in routings])
+    hull = lower_hull(cost, np.array([routing.error for routing in routings]))
+    span = float(np.ptp(cost[hull]))
+    found = []
+    for one, other in pairwise(hull.tolist()):
+        parts = int((cost[other] - cost[one]) / (GAP * span)) + 1 if span else 1
+        found += [Mixture(one, other, part / parts) for part in range(1, parts)]
+    return found
+
+
+def policies_to_plain(fitted: Fitted) -> dict[str, Any]:
+    """The content of a policies.json: every cascade in words, and all that is needed to read it back."""
+    routes = fitted.sweep.routes
+    plans = [
+        {"path": chain_name(routes, path), "stages": list(path), "cuts": to_plain(cuts)} for path, cuts in fitted.plans
+    ]
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "cascades": describe(fitted.sweep),
+        "thresholds": plans,
+        "mixtures": [asdict(mixture) for mixture in fitted.mixtures],
+        "coin": fitted.coin,
+        "sweep": to_plain(fitted.sweep),
+    }
+
+
+def read_policies(path: Path) -> Fitted:
+    """The cascades in ``path``, a policies.json. Raises InputError for what this program did not write."""
+    where = str(path)
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError("a policies.json", error.strerror or str(error), where) from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError("a policies.json", f"no JSON ({error})", where) from error
+    if not isinstance(found, dict) or (found.get("format"), found.get("version")) != (FORMAT, VERSION):
+        about = [found.get("format"), found.get("version")] if isinstance(found, dict) else type(found).__name__
+        raise InputError(f"format {FORMAT!r}, version {VERSION}", str(about), where)
+    try:
+        sweep = from_plain(found["sweep"], where)
+        plans = tuple((tuple(p["stages"]), tuple(from_plain([*p["cuts"]], where))) for p in found["thresholds"])
+        cuts = tuple((path, tuple(float(cut) for cut in values)) for path, values in plans)
+        mixtures = tuple(Mixture(int(m["one"]), int(m["other"]), float(m["share"])) for m in found["mixtures"])
+        fitted = Fitted(sweep, cuts, mixtures, int(found["coin"]))
+        if not isinstance(sweep, Sweep) or any(path not in sweep.routes.index for path, _ in cuts):
+            raise InputError("a sweep, and thresholds on its paths", "others", where)
+        bound = len(sweep.prices) + len(cuts)
+        if any(not (0 <= m.one < bound and 0 <= m.other < bound and 0 <= m.share <= 1) for m in mixtures):
+            raise InputError(f"mixtures of two of {bound} cascades, shares from 0 to 1", "others", where)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError("what this program writes", f"{type(error).__name__} {error}", where) from error
+    return fitted
+
+
+def _routings(routed: Routed) -> list[Routing]:
+    return [routed.at(i) for i in range(routed.path.shape[1])]
+
+
+def _families(sweep: Sweep, price: int) -> str:
+    """The families whose rules decide at a price, from its entry on."""
+    entry = sweep.routes.paths[int(sweep.entry[price])]
+    names = {rule.family(price) for path, rule in sweep.rules.items() if path[:1] == entry}
+    return "+".join(sorted(names)) or "constant"
