@@ -1,0 +1,490 @@
+"""Names of networks turned into stages that are ready to run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cascades.hubs import hub_file, hugging_face_file
+from cascades.preprocessing import Preprocessing, of_timm, of_torchvision
+from cascades.probing import checked_logits
+from cascades.weights import SHOWN, TORCH_SUFFIXES, Weights, put_weights, read_weights, said, weights_digest
+from features.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+EMBEDDED_WEIGHTS = Path(__file__).parent / "embedded" / "weights"
+"""Where the zoo's own networks find their weights unless told otherwise."""
+
+PUBLISHED = "https://github.com/akamaster/pytorch_resnet_cifar10/tree/master/pretrained_models"
+"""Weights of ResNet-20 to -110 for CIFAR-10, which load as they are."""
+
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR_PREPROCESSING = Preprocessing(None, (32, 32), "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Pixels as they are; ImageNet's means, because the published ResNets were trained with them."""
+
+ALIASES = (
+    *("alexnet", "googlenet", "inception_v3", "vgg11", "vgg16", "vgg16_bn", "vgg19", "squeezenet1_1", "densenet121"),
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2"),
+    *("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "shufflenet_v2_x1_0", "mnasnet1_0"),
+    *("efficientnet_b0", "efficientnet_b1", "efficientnet_b4", "efficientnet_v2_s", "regnet_y_400mf"),
+    *("convnext_tiny", "convnext_small", "convnext_base", "swin_t", "vit_b_16", "vit_b_32", "vit_l_16"),
+)
+"""Names that mean torchvision's network without saying so."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How one of our own networks is built, for a number of classes, and what it sees.
+
+    ``published``: where weights that load as they are can be had; empty if only ``cascades.train`` makes them.
+    """
+
+    build: Callable[[int], nn.Module]
+    preprocessing: Preprocessing = CIFAR_PREPROCESSING
+    published: str = ""
+
+
+@dataclass(frozen=True)
+class StageModel:
+    """A network that can be a stage: on the CPU, in float32, in evaluation mode, with all that belongs to it.
+
+    ``origin``: where the weights came from, in words. ``weights_digest``: of the weights, so that a run that is
+    resumed can tell whether they are the same ones.
+    """
+
+    name: str
+    spec: str
+    origin: str
+    module: nn.Module
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    parameters: int
+    weights_digest: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a loader makes of the part of a name that is its own."""
+
+    module: nn.Module
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    origin: str
+
+
+# --- the zoo's own networks
+
+
+def _alexnet(classes: int) -> nn.Module:
+    from cascades.nets import CifarAlexNet
+
+    return CifarAlexNet((24, 48, 64, 64, 48), 192, classes)
+
+
+def _googlenet(classes: int) -> nn.Module:
+    from cascades.nets import CifarGoogLeNet
+
+    modules = [[(24, (24, 40), (12, 16), 16)] * 2, [(48, (40, 80), (16, 32), 32)] * 3]
+    return CifarGoogLeNet((32, 48), modules, classes)
+
+
+def _wide_resnet10(classes: int) -> nn.Module:
+    from cascades.nets import CifarResNet
+
+    return CifarResNet((1, 1, 2), (64, 128, 256), True, classes)
+
+
+def _resnet(blocks: int) -> Callable[[int], nn.Module]:
+    def build(classes: int) -> nn.Module:
+        from cascades.nets import CifarResNet
+
+        return CifarResNet((blocks,) * 3, classes=classes)
+
+    return build
+
+
+ZOO: dict[str, Architecture] = {
+    "cifar_alexnet": Architecture(_alexnet),
+    "cifar_googlenet": Architecture(_googlenet),
+    "cifar_wide_resnet10": Architecture(_wide_resnet10),
+    "cifar_resnet20": Architecture(_resnet(3), published=PUBLISHED),
+    "cifar_resnet32": Architecture(_resnet(5), published=PUBLISHED),
+    "cifar_resnet44": Architecture(_resnet(7), published=PUBLISHED),
+    "cifar_resnet56": Architecture(_resnet(9), published=PUBLISHED),
+    "cifar_resnet110": Architecture(_resnet(18), published=PUBLISHED),
+}
+
+
+# --- from a name to a stage
+
+
+def load_stage(spec: str, weights: Path | None = None, pretrained: bool = True) -> StageModel:
+    """The network that ``spec`` names, ready to run.
+
+    ``spec``: ``torchvision:NAME`` (``torchvision:NAME@WEIGHTS`` for other weights than the default ones),
+    ``timm:NAME`` (``timm:hf-hub:OWNER/NAME`` from the Hugging Face hub), a plain name of ALIASES, a network of ZOO,
+    or ``file:PATH`` or ``file:PATH@ARCHITECTURE``; ``x=SPEC`` calls the stage x. ``weights``: the folder, or the file,
+    that has a zoo network's weights. Without ``pretrained`` weights are random, always the same, and need no file, but
+    preprocessing and classes are the pretrained network's; a ``file:`` is read all the same.
+
+    Raises InputError for an unknown name, a file that is missing, broken or of another architecture, and a network
+    that does not answer with finite logits, one a class.
+    """
+    name, rest = short_name(spec)
+    loaded = _load(rest, weights, pretrained)
+    module = loaded.module.eval().float().requires_grad_(False)
+    _try_out(module, loaded, spec)
+    parameters = sum(p.numel() for p in module.parameters())
+    digest = weights_digest(module)
+    return StageModel(name, spec, loaded.origin, module, loaded.preprocessing, loaded.classes, parameters, digest)
+
+
+def load_cascade(specs: Sequence[str], weights: Path | None = None, pretrained: bool = True) -> tuple[StageModel, ...]:
+    """The stages that ``specs`` name, in that order; see ``load_stage``.
+
+    Raises InputError if two have one name, or if they do not share one list of classes.
+    """
+    if not specs:
+        raise InputError("at least one model", "none", "models")
+    names: dict[str, str] = {}
+    for spec in specs:
+        name, _ = short_name(spec)
+        if name in names:
+            found = f"{names[name]!r} and {spec!r}, both called {name!r}"
+            raise InputError("models of different names (write NEWNAME=MODEL to call one otherwise)", found, "models")
+        names[name] = spec
+    stages = tuple(load_stage(spec, weights, pretrained) for spec in specs)
+    for stage in stages[1:]:
+        _share_classes(stages[0], stage)
+    return stages
+
+
+def short_name(spec: str) -> tuple[str, str]:
+    """What a stage is called, and the ``spec`` without a name given in front.
+
+    >>> [short_name(s)[0] for s in ("alexnet", "torchvision:resnet50@IMAGENET1K_V1", "cifar_resnet20", "timm:vit.a1")]
+    ['alexnet', 'resnet50', 'resnet20', 'vit']
+    >>> short_name("big=timm:hf-hub:owner/net.tag")
+    ('big', 'timm:hf-hub:owner/net.tag')
+    """
+    named = re.fullmatch(r"([A-Za-z0-9][\w-]*)=(.+)", spec)
+    if named:
+        return named[1], named[2]
+    kind, colon, what = spec.partition(":")
+    if kind == "file" and colon:
+        stem = Path(_file_parts(what)[0]).stem
+        return re.sub(r"[^\w-]+", "-", stem).strip("-") or "file", spec
+    last = re.split(r"[:/]", spec)[-1]
+    return re.split(r"[.@]", last)[0].removeprefix("cifar_"), spec
+
+
+def _load(spec: str, weights: Path | None, pretrained: bool) -> Loaded:
+    if spec in ZOO:
+        return _zoo(spec, weights, pretrained)
+    if spec in ALIASES:
+        return _torchvision(spec, pretrained, spec)
+    kind, _, what = spec.partition(":")
+    if kind in LOADERS and what:
+        return LOADERS[kind](what, pretrained, spec)
+    close = get_close_matches(spec, (*ZOO, *ALIASES), n=1)
+    raise InputError(
+        "torchvision:NAME, timm:NAME, timm:hf-hub:OWNER/NAME, file:PATH@ARCHITECTURE, a network of the zoo"
+        f" ({', '.join(ZOO)}) or one of {', '.join(ALIASES)}",
+        repr(spec) + (f" (is {close[0]!r} meant?)" if close else ""),
+        "models",
+    )
+
+
+def _try_out(module: nn.Module, loaded: Loaded, spec: str) -> None:
+    """One grey image, so that a network that answers with something else is told of before any work is done."""
+    import torch
+
+    height, width = loaded.preprocessing.crop or (224, 224)
+    image = torch.zeros(1, loaded.preprocessing.channels, height, width)
+    with torch.inference_mode():
+        try:
+            output = module(image)
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            found = said(error)
+            raise InputError(f"a network for images of {height} x {width} pixels", found, spec) from error
+    checked_logits(output, len(loaded.classes), spec)
+
+
+def _share_classes(first: StageModel, other: StageModel) -> None:
+    if first.classes == other.classes:
+        return
+    where = f"stages {first.name!r} and {other.name!r}"
+    if len(first.classes) != len(other.classes):
+        found = f"{len(first.classes)} classes and {len(other.classes)}"
+    else:
+        at = next(i for i, (a, b) in enumerate(zip(first.classes, other.classes, strict=True)) if a != b)
+        found = f"class {at} called {first.classes[at]!r} by one and {other.classes[at]!r} by the other"
+    raise InputError("stages that share one list of classes", found, where)
+
+
+# --- loaders
+
+
+def _zoo(name: str, weights: Path | None, pretrained: bool) -> Loaded:
+    architecture = ZOO[name]
+    if not pretrained:
+        module = _random(lambda: architecture.build(len(CIFAR_CLASSES)))
+        return Loaded(module, architecture.preprocessing, CIFAR_CLASSES, "random weights")
+    path = _zoo_file(name, EMBEDDED_WEIGHTS if weights is None else weights)
+    return _from_file(path, name, read_weights(path), name)
+
+
+def _zoo_file(name: str, where: Path) -> Path:
+    """The one file of ``where`` that holds the weights of ``name``."""
+    if where.is_file():
+        return where
+    short = name.removeprefix("cifar_")
+    wanted = [f"{name}{suffix}" for suffix in (".safetensors", *TORCH_SUFFIXES)]
+    for file in wanted:
+        if (where / file).is_file():
+            return where / file
+    found = sorted(where.glob(f"{short}-*.th"))
+    if len(found) == 1:
+        return found[0]
+    how = f"from {ZOO[name].published}" if ZOO[name].published else f"made by: python -m cascades.train --models {name}"
+    expected = f"one of {', '.join(wanted)} or {short}-*.th ({how}; --weights names the folder)"
+    there = ", ".join(path.name for path in found) if found else "none" if where.is_dir() else "no such folder"
+    raise InputError(expected, there, str(where))
+
+
+def _torchvision(what: str, pretrained: bool, where: str, own: tuple[str, ...] = ()) -> Loaded:
+    """``own``: classes to build for, if not those of the published weights."""
+    models = _torchvision_models()
+    name, _, chosen = what.partition("@")
+    names = models.list_models(module=models)
+    if name not in names:
+        raise InputError("a classification model of torchvision", repr(name) + _meant(name, names), where)
+    published = models.get_model_weights(name)
+    if chosen and chosen not in published.__members__:
+        raise InputError(f"weights {' or '.join(published.__members__)}", repr(chosen), where)
+    picked = published[chosen] if chosen else published.DEFAULT
+    classes = own or tuple(picked.meta["categories"] or ())
+    if not classes:
+        raise InputError("weights of a whole classifier", f"{picked}, which has no classes", where)
+    preprocessing = of_torchvision(picked.transforms(), where)
+    if not pretrained:
+        module = _random(lambda: _torchvision_module(name, picked, len(classes)))
+        return Loaded(module, preprocessing, classes, "random weights")
+    path = hub_file(picked.url, where)
+    # torchvision's own loader would run a pickle, so the file is looked at first; then it knows best how old names,
+    # auxiliary heads and the like are dealt with
+    read_weights(path)
+    try:
+        module = models.get_model(name, weights=picked, progress=False)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"the weights {picked}", said(error), str(path)) from error
+    return Loaded(module, preprocessing, classes, f"{picked}, {picked.url}")
+
+
+def _torchvision_models() -> Any:
+    from torchvision import models  # type: ignore[import-untyped]
+
+    return models
+
+
+def _torchvision_module(name: str, picked: Any, classes: int) -> nn.Module:
+    """The network as its published weights want it, with random ones."""
+    extra: dict[str, Any] = {"num_classes": classes}
+    if name in ("googlenet", "inception_v3"):
+        extra |= {"aux_logits": False, "transform_input": True, "init_weights": False}
+    if name.startswith("vit_"):
+        extra["image_size"] = picked.meta["min_size"][0]
+    module: nn.Module = _torchvision_models().get_model(name, weights=None, **extra)
+    return module
+
+
+def _timm(what: str, pretrained: bool, where: str, own: tuple[str, ...] = ()) -> Loaded:
+    """``own``: classes to build for, if not those of the published weights."""
+    import timm
+
+    source = _timm_source(what, where)
+    config = dict(source.config)
+    origin = "random weights"
+    if pretrained:
+        path = _timm_file(source, where)
+        if path.suffix != ".npz":
+            read_weights(path)  # refuses all but tensors, which older timm would not
+        # the file is given by hand: timm itself would ask the hub again and again when there is no network
+        foreign = bool(config.get("custom_load")) and not source.repository
+        config |= {"file": str(path), "source": "", "custom_load": foreign}
+        origin = f"timm {source.architecture}, {source.repository or source.url}"
+    extra = dict(source.arguments) | ({"num_classes": len(own)} if own else {})
+    try:
+        module = _random(
+            lambda: timm.create_model(source.architecture, pretrained=pretrained, pretrained_cfg=config, **extra)
+        )
+    except Exception as error:
+        raise InputError(f"weights for timm's {source.architecture}", said(error), where) from error
+    classes = own or _timm_classes(module, config, where)
+    preprocessing = of_timm(_timm_data().resolve_data_config({}, model=module), where)
+    return Loaded(module, preprocessing, classes, origin)
+
+
+def _timm_data() -> Any:
+    """Timm's module without its types, of which it has only some."""
+    from timm import data
+
+    return data
+
+
+@dataclass(frozen=True)
+class _TimmSource:
+    architecture: str
+    config: dict[str, Any]
+    arguments: dict[str, Any]
+    repository: str
+    revision: str | None
+    url: str
+
+
+def _timm_source(what: str, where: str) -> _TimmSource:
+    import timm
+
+    if what.startswith(("hf-hub:", "hf_hub:")) or "/" in what:
+        repository, _, revision = re.sub(r"^hf[-_]hub:", "", what).partition("@")
+        path = hugging_face_file(repository, revision or None, ("config.json",), where)
+        return _timm_repository(path, repository, revision or None, where)
+    architecture = what.split(".")[0]
+    if not timm.is_model(architecture):
+        raise InputError("a model of timm", repr(what) + _meant(architecture, timm.list_models()), where)
+    try:
+        known = timm.get_pretrained_cfg(what)
+    except RuntimeError as error:
+        tags = ", ".join(timm.list_pretrained(f"{architecture}.*")) or architecture
+        raise InputError(f"one of {tags}", repr(what), where) from error
+    config: dict[str, Any] = {} if known is None else known.to_dict()  # type: ignore[no-untyped-call]
+    repository, _, revision = (config.get("hf_hub_id") or "").partition("@")
+    return _TimmSource(architecture, config, {}, repository, revision or None, config.get("url") or "")
+
+
+def _timm_repository(path: Path, repository: str, revision: str | None, where: str) -> _TimmSource:
+    """What the ``config.json`` of a model on the hub says."""
+    from dataclasses import fields
+
+    from timm.models import PretrainedCfg
+
+    try:
+        held = json.loads(path.read_text("utf-8"))
+        nested = held.get("pretrained_cfg", held)
+        config = {field.name: nested[field.name] for field in fields(PretrainedCfg) if field.name in nested}
+        config |= {key: held[key] for key in ("num_classes", "label_names") if key in held}
+        return _TimmSource(held["architecture"], config, held.get("model_args") or {}, repository, revision, "")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InputError("the config.json of a timm model", said(error), f"{where}, {path}") from error
+
+
+def _timm_file(source: _TimmSource, where: str) -> Path:
+    if source.repository:
+        named = source.config.get("hf_hub_filename")
+        names = (named,) if named else ("model.safetensors", "pytorch_model.bin")
+        return hugging_face_file(source.repository, source.revision, names, where)
+    if source.url:
+        return hub_file(source.url, where)
+    raise InputError("a timm model with pretrained weights", f"{source.architecture}, which has none", where)
+
+
+def _timm_classes(module: nn.Module, config: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """Names of the classes; for ImageNet-1k torchvision's, for its larger kin WordNet's ids, else numbers."""
+    data = _timm_data()
+    count = int(getattr(module, "num_classes", 0) or 0)
+    if count < 1:
+        raise InputError("a classifier", "a network without classes, made for features", where)
+    given = config.get("label_names")
+    subset = data.infer_imagenet_subset({"num_classes": count})
+    if given and len(given) == count:
+        names = tuple(str(name) for name in given)
+    elif subset:
+        names = tuple(data.ImageNetInfo(subset).label_names())
+    else:
+        names = tuple(str(i) for i in range(count))
+    return imagenet_classes() if names == imagenet_synsets() else names
+
+
+def _file(what: str, pretrained: bool, where: str) -> Loaded:  # noqa: ARG001 a file is there to be read
+    text, given = _file_parts(what)
+    path = Path(text)
+    weights = read_weights(path)
+    architecture = given or weights.about.get("architecture", "")
+    if not architecture:
+        found = "a file that does not say which it is"
+        raise InputError(
+            f"an architecture: file:{text}@ARCHITECTURE, such as cifar_resnet20 or timm:NAME", found, where
+        )
+    return _from_file(path, architecture, weights, where)
+
+
+def _file_parts(what: str) -> tuple[str, str]:
+    """Path and architecture; a path may have an @ of its own."""
+    path, _, architecture = what.rpartition("@")
+    known = architecture in ZOO or architecture in ALIASES or architecture.startswith(("torchvision:", "timm:"))
+    if path and (known or not Path(what).exists()):
+        return path, architecture
+    return what, ""
+
+
+def _from_file(path: Path, architecture: str, weights: Weights, where: str) -> Loaded:
+    """A network of that architecture with the weights that were read from ``path``."""
+    noted = weights.about.get("architecture", "")
+    if architecture in ZOO and noted in ZOO and noted != architecture:
+        raise InputError(f"weights of {architecture}", f"weights of {noted}", str(path))
+    kind, _, what = architecture.partition(":")
+    if architecture in ZOO:
+        classes = weights.classes or CIFAR_CLASSES
+        module = _random(lambda: ZOO[architecture].build(len(classes)))
+        plain = Loaded(module, ZOO[architecture].preprocessing, classes, "")
+    elif architecture in ALIASES or kind == "torchvision":
+        plain = _torchvision(what or architecture, False, where, weights.classes)
+    elif kind == "timm":
+        plain = _timm(what, False, where, weights.classes)
+    else:
+        expected = f"an architecture: torchvision:NAME, timm:NAME, one of {', '.join((*ZOO, *ALIASES))}"
+        raise InputError(expected, repr(architecture), where)
+    wanted = f"weights of {architecture} for {len(plain.classes)} classes"
+    put_weights(plain.module, weights.tensors, wanted, str(path))
+    return Loaded(plain.module, plain.preprocessing, plain.classes, str(path))
+
+
+LOADERS: dict[str, Callable[[str, bool, str], Loaded]] = {"torchvision": _torchvision, "timm": _timm, "file": _file}
+"""What stands before the colon -> (what stands behind it, pretrained, whole name for errors) -> a network."""
+
+
+def _random(build: Callable[[], nn.Module]) -> nn.Module:
+    """Built with random weights that are the same every time, without touching the caller's generator."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build()
+
+
+def _meant(name: str, names: Sequence[str]) -> str:
+    close = get_close_matches(name, names, n=SHOWN)
+    return f" (near it: {', '.join(close)})" if close else ""
+
+
+# --- classes
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """The 1,000 classes of ImageNet as torchvision names them, each name once.
+
+    A network of timm for ImageNet-1k gets these names too, so that both can stand in one cascade.
+    """
+    return tuple(_torchvision_models().AlexNet_Weights.DEFAULT.meta["categories"])
+
+
+def imagenet_synsets() -> tuple[str, ...]:
+    """WordNet's ids of the same 1,000 classes ("n01440764", …), which ImageNet's folders are called by."""
+    return tuple(_timm_data().ImageNetInfo("imagenet-1k").label_names())
