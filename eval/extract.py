@@ -1,0 +1,439 @@
+"""Images and networks turned into a data folder: ``python -m eval.extract --models a b --images FOLDER --out X``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cascades.settings import guard, parse
+from features.errors import InputError
+from features.outputs import PARTS
+
+if TYPE_CHECKING:
+    import torch
+
+    from cascades.extraction import Extracted, Job
+    from cascades.images import Images
+    from cascades.zoo import StageModel
+
+COSTS = "costs.json"
+UNIT = "million multiply-adds per image"
+UNCROPPED = (224, 224)
+"""Height and width that the multiply-adds are counted at for a network that takes any."""
+LOCK = ".extract.lock"
+MOST_WORKERS = 16
+"""More than these decode photos faster than one GPU takes them, or wait for the disk."""
+NAMED = 5
+"""Broken images that are named on the terminal; a file has all."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The flags of the command."""
+
+    models: tuple[str, ...] = field(
+        metadata={
+            "help": "stages from cheap to dear: a network of the zoo, torchvision:NAME, timm:NAME, file:PATH; "
+            "x=SPEC names the stage x"
+        }
+    )
+    images: str = field(
+        metadata={
+            "help": "a folder per class, a data set's folder, an .npz of JPEG bytes, parquet or webdataset shards"
+        }
+    )
+    out: Path = field(metadata={"help": "data folder to write into; made if need be"})
+    weights: Path | None = field(default=None, metadata={"help": "folder that holds weights of the zoo's networks"})
+    part: str | None = field(
+        default=None,
+        metadata={"help": "what these images are for; without it the folder is split at random", "choices": PARTS},
+    )
+    rows: str = field(default=":", metadata={"help": "which of the images, such as :40000 or 40000:"})
+    batch: int = field(default=64, metadata={"help": "images computed together", "minimum": 1, "maximum": 2**16})
+    workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "processes that decode, 0 for none; chosen by the device and the number of cores if not given",
+            "minimum": 0,
+            "maximum": 1024,
+        },
+    )
+    device: str = field(default="auto", metadata={"help": "cpu, cuda, or auto: cuda if there is one"})
+    dtype: str = field(
+        default="float32", metadata={"help": "precision of the multiplications", "choices": ("float32", "bfloat16")}
+    )
+    pooled: bool = field(default=False, metadata={"help": "store what goes into each last layer too"})
+    broken: str = field(
+        default="skip",
+        metadata={
+            "help": "what to do about a broken image: leave it out and say so, or stop",
+            "choices": ("skip", "stop"),
+        },
+    )
+    classes: tuple[str, ...] = field(
+        default=(),
+        metadata={"help": "the models' names for the images' classes, in their order, or pairs ours=theirs"},
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv``; returns the exit code."""
+    return guard(lambda: run(parse(Settings, argv, "python -m eval.extract", __doc__ or "")))
+
+
+def run(settings: Settings) -> None:
+    """Decode, compute, write the data folder, print the accuracies; what an earlier run computed is not done again."""
+    from cascades.images import open_images, rows_of
+    from eval.files import writable
+
+    names = _Names(settings.part)
+    folder = writable(settings.out, "--out", (names.outputs, names.report, names.broken, COSTS)).path
+    with _alone(folder), _bar() as bar:
+        _refuse_mixed_parts(folder, names)
+        bar("looking at the images", 0, None)
+        whole = open_images(settings.images)
+        rows = rows_of(settings.rows, len(whole))
+        bar("loading the models", 0, None)
+        from cascades.extraction import Job, Progress
+        from cascades.probing import pick_device
+        from cascades.zoo import load_cascade
+
+        device = pick_device(settings.device)
+        stages = load_cascade(settings.models, settings.weights)
+        _refuse_taken_names(stages)
+        images = _numbered(whole, settings.classes, stages[0].classes).take(rows)
+        skip = settings.broken == "skip"
+        job = Job(images, stages, device, settings.batch, settings.dtype, settings.pooled, skip)
+        manifest = {
+            **described(job),
+            "rows": f"{rows.start}:{rows.stop}",
+            "images": images.fingerprint,
+        }
+        _refuse_other_parts(folder, names, manifest)
+        progress = Progress(folder / names.progress, len(images), settings.batch)
+        news, ended = "done before", None if progress.path.exists() else _ended(folder, names, job, manifest)
+        if ended is None:
+            _write_costs(folder, stages)
+            workers = default_workers(device) if settings.workers is None else settings.workers
+            news, ended = _extract(job, progress, manifest, workers, folder, names, bar)
+    _say(news)
+    _show(ended, folder, names)
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What the files of one part are called."""
+
+    part: str | None
+
+    @property
+    def progress(self) -> str:
+        return f".{self.part or 'all'}.extracting"
+
+    @property
+    def outputs(self) -> str:
+        return self._of("outputs.npz")
+
+    @property
+    def report(self) -> str:
+        return self._of("extracted.json")
+
+    @property
+    def broken(self) -> str:
+        return self._of("broken.txt")
+
+    def _of(self, name: str) -> str:
+        return f"{self.part}.{name}" if self.part else name
+
+
+Bar = Callable[[str, int, int | None], None]
+"""Says what is being done, how many images are done, and of how many (None: not known)."""
+
+
+def _extract(
+    job: Job,
+    progress: Any,
+    manifest: Mapping[str, Any],
+    workers: int,
+    folder: Path,
+    names: _Names,
+    bar: Bar,
+) -> tuple[str, Extracted]:
+    from cascades.extraction import assemble, extract, json_text, write_surely
+    from cascades.zoo import short_name
+
+    n, start = len(job.images), time.monotonic()
+    before = done = min(progress.begin(manifest) * job.batch, n)
+
+    def tell(images: int) -> None:
+        nonlocal done
+        done = images
+        bar("extracting", done, n)
+
+    try:
+        tell(done)
+        extract(job, progress, workers, tell)
+        bar("putting together", done, n)
+        ended = assemble(job, progress, progress.path / names.outputs)
+        report = {
+            "manifest": manifest,
+            "networks": {stage.name: short_name(stage.spec)[1] for stage in job.stages},
+            "images": ended.images,
+            "skipped": ended.skipped,
+            "error": ended.error,
+        }
+        lines = "".join(_printable(f"{name}\t{why}") + "\n" for name, why in ended.skipped)
+        write_surely(progress.path / names.broken, lines.encode())
+        write_surely(progress.path / names.report, json_text(report))
+        for name in (names.broken, names.outputs, names.report):  # where the last one stands, the others do
+            (progress.path / name).replace(folder / name)
+        if not lines:
+            (folder / names.broken).unlink()
+    except BaseException:
+        if done:
+            _say(f"{done:,} of {n:,} images are done and kept; the same command goes on from there")
+        raise
+    progress.remove()
+    seconds = time.monotonic() - start
+    return f"{n - before:,} images in {seconds:,.1f} s, {(n - before) / seconds:,.0f} a second", ended
+
+
+def described(job: Job) -> dict[str, Any]:
+    """All that the numbers depend on but the images: a run may only go on, and a part only stand beside another,
+    where this is the same."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    def there(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "none"
+
+    kind = torch.backends.cpu.get_cpu_capability()
+    cuda = job.device.type == "cuda"
+    return {
+        "format": "offramp extraction 1",
+        "stages": [
+            {
+                "name": stage.name,
+                "weights": stage.weights_digest,
+                "network": type(stage.module).__name__,
+                "preprocessing": repr(stage.preprocessing),
+            }
+            for stage in job.stages
+        ],
+        "pooled": job.pooled,
+        "dtype": job.dtype,
+        "batch": job.batch,
+        "device": torch.cuda.get_device_name(job.device) if cuda else f"{platform.machine()} {kind}",
+        "threads": torch.get_num_threads(),
+        "versions": {name: there(name) for name in ("torch", "torchvision", "timm", "numpy", "pillow")},
+    }
+
+
+def _numbered(images: Images, called: Sequence[str], classes: Sequence[str]) -> Images:
+    """The images with labels that index the models' ``classes``."""
+    from cascades.extraction import renamed
+
+    if called:
+        images = renamed(images, called)
+    try:
+        return images.numbered_as(classes)
+    except InputError as error:
+        found = f"{error.found} (--classes calls the images' classes otherwise)"
+        raise InputError(error.expected, found, error.where) from error
+
+
+# What must not be mixed.
+
+
+def _refuse_mixed_parts(folder: Path, names: _Names) -> None:
+    """Named parts and an unnamed one don't go together, as ``cascades.folder`` has it."""
+    for part in PARTS if names.part is None else (None,):
+        for there in (_Names(part).outputs, _Names(part).progress):
+            if (folder / there).exists():
+                expected = "named parts only, or one unnamed part"
+                raise InputError(expected, f"{there} beside {names.outputs}", f"--part, in {folder}")
+
+
+def _refuse_taken_names(stages: Sequence[StageModel]) -> None:
+    for stage in stages:
+        if stage.name in {"labels", "ids"}:
+            raise InputError("stages named otherwise than labels and ids (x=SPEC)", repr(stage.name), "--models")
+
+
+def _refuse_other_parts(folder: Path, names: _Names, manifest: Mapping[str, Any]) -> None:
+    """All parts come from the same networks, or a rule fitted on one could not be used on another."""
+    from cascades.extraction import read_json, refuse_others
+
+    for part in PARTS:
+        other = _Names(part)
+        for path in (folder / other.report, folder / other.progress / "manifest.json"):
+            if part != names.part and path.is_file():
+                held = read_json(path)
+                held = held.get("manifest", held)
+                keys = ("stages", "pooled", "dtype")
+                where = f"{path}, for the other parts"
+                refuse_others({k: held.get(k) for k in keys}, {k: manifest[k] for k in keys}, where)
+
+
+def _ended(folder: Path, names: _Names, job: Job, manifest: Mapping[str, Any]) -> Extracted | None:
+    """What an earlier run of the same kind said at its end; None if there was none."""
+    from cascades.extraction import AFRESH, Extracted, read_json, refuse_others
+
+    outputs, path = folder / names.outputs, folder / names.report
+    if not outputs.is_file():
+        return None
+    if not path.is_file():
+        raise InputError("outputs that this command wrote, or none", "others", f"{outputs} {AFRESH}")
+    report = read_json(path)
+    refuse_others(report["manifest"], manifest, f"{outputs} {AFRESH}")
+    skipped = []
+    if report["skipped"]:
+        lines = (folder / names.broken).read_text("utf-8").splitlines()
+        skipped = [(name, why) for name, _, why in (line.partition("\t") for line in lines)]
+        if not job.skip:
+            raise InputError(
+                "whole images, or --broken skip", f"{len(skipped)} left out by an earlier run", str(outputs)
+            )
+    return Extracted(report["images"], tuple(skipped), report["error"])
+
+
+def _write_costs(folder: Path, stages: Sequence[StageModel]) -> None:
+    """Multiply-adds as costs; measured ones of the same stages stay."""
+    from cascades.costs import Costs, StageCost, read_costs, write_costs
+    from cascades.probing import multiply_adds
+
+    names, path = [stage.name for stage in stages], folder / COSTS
+    if path.exists():
+        if (there := set(read_costs(path).stages)) != set(names):
+            raise InputError(
+                f"costs of {', '.join(names)}, or no file", f"those of {', '.join(sorted(there))}", str(path)
+            )
+        return
+    try:
+        cost = {stage.name: multiply_adds(stage.module, _shape(stage)) / 1e6 for stage in stages}
+    except InputError as error:
+        expected = f"{error.expected}, or a costs.json of your own in {folder}"
+        raise InputError(expected, error.found, error.where) from error
+    write_costs(Costs({name: StageCost(name, cost[name], 0.0) for name in names}, UNIT), path)
+
+
+def _shape(stage: StageModel) -> tuple[int, ...]:
+    how = stage.preprocessing
+    return (1, how.channels, *(how.crop or UNCROPPED))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else extracts into ``folder`` meanwhile; raises InputError that names who does.
+
+    The system gives the lock back when the process dies. It is of the kind that worker processes don't inherit,
+    because they outlive a killed run by seconds.
+    """
+    import fcntl
+    import socket
+
+    path = folder / LOCK
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            holder = os.read(file, 200).decode(errors="replace") or "another process"
+            os.close(file)
+            raise InputError("a folder that no other run writes into", f"{holder} at work", f"--out {folder}") from None
+        if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+            break
+        os.close(file)  # a run that has just ended took the file away between the two lines
+    try:
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(file)
+
+
+def default_workers(device: torch.device) -> int:
+    """Processes that decode: beside a GPU all cores but one; on the CPU a quarter, since the networks need them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_WORKERS, max(1, cores - 1)) if device.type == "cuda" else cores // 4
+
+
+# What is said.
+
+
+@contextmanager
+def _bar() -> Iterator[Bar]:
+    """A bar with images per second and the time left on a terminal; nothing in a pipe."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Speed(ProgressColumn):
+        """Images per second, of late."""
+
+        def render(self, task: Task) -> Text:
+            """The speed in words."""
+            return Text(f"{task.speed:,.0f} images/s" if task.speed else "")
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("starting", total=None)
+
+        def bar(text: str, done: int, total: int | None) -> None:
+            if total is not None and progress.tasks[0].total is None:
+                # What an earlier run did says nothing about the speed of this one.
+                progress.reset(task, total=total, completed=done, description=text)
+            progress.update(task, description=text, completed=done, total=total)
+
+        yield bar
+
+
+def _show(ended: Extracted, folder: Path, names: _Names) -> None:
+    """One line a stage, what was left out, and where the outputs are."""
+    from rich.console import Console
+
+    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+    whole = ended.images - len(ended.skipped)
+    for stage, error in ended.error.items():
+        console.print(f"{stage}: {100 * (1 - error):.2f} % of {whole:,} images right")
+    if ended.skipped:
+        console.print(f"{len(ended.skipped):,} broken images left out, all of them in {folder / names.broken}:")
+        for name, why in ended.skipped[:NAMED]:
+            console.print(_printable(f"  {name}: {why}"))
+    console.print(f"{folder / names.outputs}")
+
+
+def _printable(line: str) -> str:
+    """A file's name may hold anything."""
+    return "".join(c if c.isprintable() or c == "\t" else "?" for c in line)
+
+
+def _say(line: str) -> None:
+    from rich.console import Console
+
+    Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True).print(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
