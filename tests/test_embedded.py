@@ -83,8 +83,11 @@ def test_more_to_choose_from_is_no_worse(frontiers: Callable[[str], list[Routing
         assert np.quantile(behind[1:], (1 - SURE.level) / 2) <= 0, (price, behind[0])
 
 
-def test_the_best_stage_alone_is_matched_at_a_fraction_of_its_cost(frontiers: Callable[[str], list[Routing]]) -> None:
-    (alone,) = (p for p in frontiers("r") if np.isclose(p.mean_cost, 162.367) and p is frontiers("r")[-1])
+def test_the_best_stage_alone_is_matched_at_a_fraction_of_its_cost(
+    cifar10: DataFolder, frontiers: Callable[[str], list[Routing]]
+) -> None:
+    alone = frontiers("r")[-1]
+    assert alone.mean_cost == pytest.approx(cifar10.costs.step((), "resnet"))
     as_good = [p for p in frontiers("a_g_r") if compare(p, alone, SURE).extra_error.low <= 0]
     cheapest = min(as_good, key=lambda p: p.mean_cost)
     assert compare(cheapest, alone, SURE).speedup.low > 2
@@ -97,7 +100,8 @@ def test_held_out_is_as_good_as_unseen(cifar10: DataFolder) -> None:
     slack = 4 * np.sqrt(0.15 * 0.85 * (1 / FIT + 1 / TEST))
     for here, there in zip(held_out[:PRICES], tested[:PRICES], strict=True):
         assert there.error - here.error <= max(harder) + slack
-        assert there.mean_cost == pytest.approx(here.mean_cost, rel=0.1)
+        # a few examples more at the last stage, which costs twenty-two times as much as the first, show
+        assert there.mean_cost == pytest.approx(here.mean_cost, rel=0.2)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "imagenet"])
@@ -120,7 +124,7 @@ def test_points_stand_on_the_same_examples_in_the_same_order(cifar10: DataFolder
     """A cascade of one stage that answers for itself errs where the baseline of that stage errs."""
     settings = Settings(topology="a_g_r", points=2, answer="last", policies=("constant",))
     routes = unroll(parse_topology(settings.topology, tuple(cifar10.costs.stages)), cifar10.costs)
-    picked, tested, _, _ = operating_points(settings, cifar10, routes)
+    picked, tested, _ = operating_points(settings, cifar10, routes)
     assert [p.router for p in picked] == [p.router for p in tested]
     for points, part in ((picked, "fit"), (tested, "test")):
         single = {p.family: p.routing for p in points if p.router == "single"}

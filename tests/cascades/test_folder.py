@@ -51,12 +51,15 @@ def test_cifar10_is_what_its_provenance_says() -> None:
     assert folder.name == "cifar10"
     assert list(folder.parts) == ["fit", "test"]
     assert list(folder.costs.stages) == ["alexnet", "googlenet", "resnet"]
-    assert folder.costs.step((), "resnet") == 162.367
+    assert folder.costs.unit == "ms per image"
+    costs = [folder.costs.step((), stage) for stage in folder.costs.stages]
+    assert 3 < costs[1] / costs[0] < 8
+    assert 15 < costs[2] / costs[0] < 35
     for part, outputs in folder.parts.items():
         assert (outputs.part, outputs.names) == (part, tuple(folder.costs.stages))
         assert (len(outputs), outputs.classes) == (10_000, 10)
     accuracy = [right(folder.parts.values(), stage) for stage in range(3)]
-    assert np.round(accuracy, 1).tolist() == [[79.9, 79.9], [85.9, 84.9], [87.4, 87.1]]
+    assert np.round(accuracy, 1).tolist() == [[83.4, 83.4], [85.8, 85.2], [88.2, 87.7]]
 
 
 def test_imagenet_is_what_its_provenance_says() -> None:
@@ -75,7 +78,7 @@ def test_imagenet_is_what_its_provenance_says() -> None:
 def test_embedded_folders_are_small_flat_and_say_where_they_come_from() -> None:
     assert {"cifar10", "imagenet"} <= set(embedded_names())
     files = [path for path in EMBEDDED.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert sum(path.stat().st_size for path in files) < 4e6
+    assert sum(path.stat().st_size for path in files) < 12e6  # most of it weights
     assert all(path.parent.parent == EMBEDDED for path in files)  # as the package data of pyproject.toml has it
     for name in embedded_names():
         text = (EMBEDDED / name / "PROVENANCE.md").read_text("utf-8")
@@ -83,7 +86,7 @@ def test_embedded_folders_are_small_flat_and_say_where_they_come_from() -> None:
         assert "Source" in text
 
 
-@pytest.mark.parametrize(("name", "source"), [("cifar10", "cifar10-agr"), ("imagenet", "imagenet-agr")])
+@pytest.mark.parametrize(("name", "source"), [("imagenet", "imagenet-agr")])
 def test_embedded_folders_are_copies(name: str, source: str) -> None:
     if not SHARED.is_dir():
         pytest.skip(f"no data to compare with: {SHARED} is missing")

@@ -1,0 +1,351 @@
+"""Labelled images turned into the weights of the zoo's small networks: ``python -m cascades.train``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cascades.settings import guard, parse
+from features.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from cascades.images import Images
+
+BATCH = 128
+MOMENTUM = 0.9
+WARMUP = 0.2
+"""Share of the steps in which the rate rises to its peak; it falls to zero in the others, both along a line."""
+
+PAD = 4
+"""Pixels by which an image is reflected outwards before it is cropped at random."""
+
+EVALUATION_BATCH = 500
+
+LOSS_EVERY = 10
+"""Steps between two looks at the loss: each waits for the device."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast one network learns; set once, from what such networks commonly need, and not tuned.
+
+    ``small``: epochs at the beginning in which images are cropped to 24 pixels, which costs about half the time;
+    ``cutout``: side of the square that is blanked in every image.
+    """
+
+    epochs: int
+    small: int = 0
+    cutout: int = 0
+    rate: float = 0.1
+    decay: float = 5e-4
+
+
+RECIPES = {
+    "cifar_alexnet": Recipe(epochs=30),
+    "cifar_googlenet": Recipe(epochs=20),
+    "cifar_wide_resnet10": Recipe(epochs=16, small=5, cutout=8),
+}
+"""Networks of the embedded cascade. Another network learns as the last one does."""
+
+SMALL = 24
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The flags of the command."""
+
+    images: Path = field(metadata={"help": "labelled training images: an .npz of JPEG bytes, or a folder a class"})
+    test: Path | None = field(default=None, metadata={"help": "labelled images that the accuracy is reported on"})
+    models: tuple[str, ...] = field(default=tuple(RECIPES), metadata={"help": "networks of the zoo, trained in turn"})
+    rows: str = field(
+        default=":", metadata={"help": "which of the images to train on, such as :40000; keep some to fit policies on"}
+    )
+    epochs: int | None = field(
+        default=None, metadata={"help": "epochs, if not as many as the recipe has", "minimum": 1, "maximum": 10_000}
+    )
+    rate: float | None = field(default=None, metadata={"help": "peak rate, if not the recipe's", "minimum": 1e-9})
+    cutout: int | None = field(
+        default=None, metadata={"help": "side of the blanked square, if not the recipe's", "minimum": 0, "maximum": 32}
+    )
+    start: Path | None = field(
+        default=None, metadata={"help": "folder of weights to begin from (a warm restart), if not from random ones"}
+    )
+    half: bool = field(
+        default=True, metadata={"help": "write kernels and matrices as float16: half the file, and the same answers"}
+    )
+    mixed: bool = field(default=True, metadata={"help": "multiply in bfloat16 where the device is fast at it"})
+    device: str = field(default="auto", metadata={"help": "cpu, cuda, or auto: cuda if there is one"})
+    threads: int | None = field(default=None, metadata={"help": "CPU threads, if not all", "minimum": 1})
+    seed: int = field(default=0, metadata={"help": "seed of weights, order, crops and flips", "minimum": 0})
+    out: Path = field(default=Path("weights"), metadata={"help": "folder for the weights and the checkpoints"})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv``; returns the exit code."""
+    return guard(lambda: run(parse(Settings, argv, "python -m cascades.train", __doc__ or "")))
+
+
+def run(settings: Settings) -> None:
+    """Train every network that is not trained yet, going on where a killed run was."""
+    import torch
+
+    from cascades.images import open_images, rows_of
+    from cascades.probing import pick_device
+    from cascades.weights import save_weights
+    from cascades.zoo import ZOO
+
+    for name in settings.models:
+        if name not in ZOO:
+            raise InputError(f"networks of the zoo: {', '.join(ZOO)}", repr(name), "--models")
+    try:
+        settings.out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError("a folder to write into", "a file", f"--out {settings.out}") from None
+    device = pick_device(settings.device)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    images = open_images(settings.images)
+    data = load(images.take(rows_of(settings.rows, len(images))), device)
+    if len(data.labels) < BATCH:
+        raise InputError(f"at least {BATCH} images, a batch", str(len(data.labels)), f"--rows {settings.rows}")
+    test = None if settings.test is None else load(open_images(settings.test).numbered_as(images.classes), device)
+    for name in settings.models:
+        recipe = RECIPES.get(name, list(RECIPES.values())[-1])
+        epochs = settings.epochs or recipe.epochs
+        if settings.rate is not None:
+            recipe = replace(recipe, rate=settings.rate)
+        if settings.cutout is not None:
+            recipe = replace(recipe, cutout=settings.cutout)
+        if settings.start is not None:
+            recipe = replace(recipe, small=0)
+        module = ZOO[name].build(len(images.classes)).to(device).to(memory_format=torch.channels_last)
+        start = None if settings.start is None else settings.start / f"{name}.safetensors"
+        mixed = settings.mixed and fast_bfloat16(device)
+        train = Training(module, data, recipe, epochs, settings.seed, mixed, start)
+        train.run(settings.out / f"{name}.checkpoint", name)
+        about = {"architecture": name, "classes": "\n".join(images.classes), "epochs": str(epochs)}
+        if settings.half:
+            round_to_half(module)
+        if test is not None:
+            right = accuracy(module, test)
+            about["test_accuracy"] = f"{right:.4f}"
+            say(f"{name}: {right:.2%} right on {len(test.labels)} test images")
+        save_weights(module, settings.out / f"{name}.safetensors", about, settings.half)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Normalised images (n, 3, h, w) and their labels (n,), on the device they are used on."""
+
+    images: Tensor
+    labels: Tensor
+
+
+def load(source: Images, device: torch.device) -> Labelled:
+    """All images of ``source``, decoded, cropped and normalised as the zoo's small networks want them."""
+    import numpy as np
+    import torch
+
+    from cascades.zoo import CIFAR_PREPROCESSING
+
+    pixels = np.stack([CIFAR_PREPROCESSING.cropped(source.image(i)) for i in range(len(source))])
+    images = CIFAR_PREPROCESSING.normalise(torch.from_numpy(pixels))
+    return Labelled(images.to(device), torch.from_numpy(source.labels).to(device))
+
+
+@dataclass(frozen=True)
+class Training:
+    """One network's way through its epochs; all randomness follows from the seed and the epoch's number, so that a
+    run that was killed ends like one that was not."""
+
+    module: nn.Module
+    data: Labelled
+    recipe: Recipe
+    epochs: int
+    seed: int
+    mixed: bool
+    start: Path | None = None
+    """Weights to begin from: a warm restart (Loshchilov & Hutter, 2017); random ones if none."""
+
+    def run(self, checkpoint: Path, name: str) -> None:
+        """Train, writing ``checkpoint`` after every epoch and beginning behind the epoch that it holds."""
+        import torch
+        from torch import nn
+
+        from cascades.weights import put_weights, read_weights
+
+        matrices = [p for p in self.module.parameters() if p.ndim > 1]
+        others = [p for p in self.module.parameters() if p.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": self.recipe.decay}, {"params": others, "weight_decay": 0.0}]
+        optimiser = torch.optim.SGD(groups, lr=self.recipe.rate, momentum=MOMENTUM, nesterov=True)
+        torch.manual_seed(self.seed)
+        if self.start is None:
+            initialise(self.module)
+        else:
+            found = read_weights(self.start)
+            put_weights(self.module, found.tensors, name, str(self.start))
+        begin = self._restore(checkpoint, optimiser)
+        device = self.data.labels.device
+        per_epoch = len(self.data.labels) // BATCH
+        self.module.train()
+        with progress_bar(name, self.epochs * per_epoch) as advance:
+            advance(begin * per_epoch, "")
+            for epoch in range(begin, self.epochs):
+                start, lost = time.perf_counter(), 0.0
+                torch.manual_seed(self.seed * 100_003 + epoch)
+                order = torch.randperm(len(self.data.labels))
+                for step in range(per_epoch):
+                    rate = self.recipe.rate * ramp((epoch * per_epoch + step) / (self.epochs * per_epoch))
+                    for group in optimiser.param_groups:
+                        group["lr"] = rate
+                    rows = order[step * BATCH : (step + 1) * BATCH].to(device)
+                    images = self._augmented(self.data.images[rows], epoch)
+                    with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed):
+                        loss = nn.functional.cross_entropy(self.module(images), self.data.labels[rows])
+                    optimiser.zero_grad()
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    optimiser.step()
+                    if step % LOSS_EVERY == 0:
+                        lost += float(loss.detach())
+                    advance(1, f"epoch {epoch + 1} of {self.epochs}")
+                seconds = time.perf_counter() - start
+                mean = lost / -(-per_epoch // LOSS_EVERY)
+                say(f"{name}: epoch {epoch + 1} of {self.epochs}: loss {mean:.4f}, {seconds:.1f} s")
+                self._save(checkpoint, optimiser, epoch + 1)
+        self.module.eval()
+
+    def _augmented(self, images: Tensor, epoch: int) -> Tensor:
+        """Each image cropped, flipped and blanked by chances of its own."""
+        import torch
+
+        side = SMALL if epoch < self.recipe.small else images.shape[-1]
+        n, _, height, _ = images.shape
+        padded = torch.nn.functional.pad(images, (PAD,) * 4, mode="reflect")
+        low = (height - side) // 2  # a smaller crop is taken from around the middle
+        top = low + torch.randint(0, 2 * PAD + 1, (n, 1, 1))
+        left = low + torch.randint(0, 2 * PAD + 1, (n, 1, 1))
+        across = torch.arange(side).view(1, 1, side).expand(n, 1, side)
+        across = torch.where(torch.rand(n, 1, 1) < 0.5, across.flip(2), across)
+        rows, columns = top + torch.arange(side).view(1, side, 1), left + across
+        at = torch.arange(n).view(n, 1, 1)
+        device = images.device
+        out = padded.permute(0, 2, 3, 1)[at.to(device), rows.to(device), columns.to(device)].permute(0, 3, 1, 2)
+        if self.recipe.cutout and epoch >= self.recipe.small:
+            half = self.recipe.cutout // 2
+            middle = torch.randint(0, side, (2, n, 1, 1))
+            blank = (rows - top - middle[0]).abs().le(half) & (
+                torch.arange(side).view(1, 1, side) - middle[1]
+            ).abs().le(half)
+            out = out.masked_fill(blank[:, None].to(device), 0.0)
+        return out.contiguous(memory_format=torch.channels_last)
+
+    def _save(self, path: Path, optimiser: Any, epoch: int) -> None:
+        import torch
+
+        from features.writing import replacing
+
+        held = {
+            "epoch": epoch,
+            "of": self.epochs,
+            "module": self.module.state_dict(),
+            "optimiser": optimiser.state_dict(),
+        }
+        with replacing(path) as temporary:
+            torch.save(held, temporary)
+
+    def _restore(self, path: Path, optimiser: Any) -> int:
+        """Load the checkpoint if there is one; how many epochs are done."""
+        import torch
+
+        if not path.exists():
+            return 0
+        held = torch.load(path, map_location=self.data.labels.device, weights_only=True)
+        if held["of"] != self.epochs:
+            found = f"one of a run of {held['of']}"
+            raise InputError(f"a checkpoint of a run of {self.epochs} epochs (or none: delete it)", found, str(path))
+        self.module.load_state_dict(held["module"])
+        optimiser.load_state_dict(held["optimiser"])
+        return int(held["epoch"])
+
+
+def ramp(done: float) -> float:
+    """The rate at a share ``done`` of all steps, over its peak.
+
+    >>> ramp(0.0), ramp(0.1), ramp(0.2), ramp(0.6), ramp(1.0)
+    (0.0, 0.5, 1.0, 0.5, 0.0)
+    """
+    return done / WARMUP if done < WARMUP else (1 - done) / (1 - WARMUP)
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw all weights anew (He et al., 2015), so that they follow from torch's seed alone."""
+    from torch import nn
+
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(layer, nn.Linear):
+            nn.init.kaiming_uniform_(layer.weight, a=5**0.5)
+            nn.init.zeros_(layer.bias)
+
+
+def accuracy(module: nn.Module, data: Labelled) -> float:
+    """Share of the images whose label the network finds."""
+    import torch
+
+    right = 0
+    module.eval()
+    with torch.inference_mode():
+        for start in range(0, len(data.labels), EVALUATION_BATCH):
+            rows = slice(start, start + EVALUATION_BATCH)
+            answers = module(data.images[rows].contiguous(memory_format=torch.channels_last)).argmax(1)
+            right += int((answers == data.labels[rows]).sum())
+    return right / len(data.labels)
+
+
+def round_to_half(module: nn.Module) -> None:
+    """Round kernels and matrices to what float16 holds, so that what is judged is what is shipped."""
+    import torch
+
+    with torch.no_grad():
+        for value in module.parameters():
+            if value.ndim > 1:
+                value.copy_(value.half())
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether multiplying in bfloat16 is faster than in float32 there."""
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def say(line: str) -> None:
+    """One line on stderr."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+@contextmanager
+def progress_bar(name: str, steps: int) -> Iterator[Any]:
+    """A bar over all steps on a terminal; nothing in a pipe."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(name, total=steps)
+        yield lambda steps, text: progress.update(task, advance=steps, description=f"{name} {text}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""The training recipe: learns, goes on after a kill as if there had been none, and refuses what it can't use."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch", reason="training needs torch: install offramp[models]")
+
+from cascades.train import PAD, Labelled, Recipe, Settings, Training, main, ramp  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def dataset(path: Path, n: int, seed: int = 0) -> Path:
+    """Bright and dark images, as JPEG."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, n)
+    files = []
+    for label in labels:
+        buffer = io.BytesIO()
+        Image.fromarray((rng.integers(0, 96, (32, 32, 3)) + 144 * label).astype(np.uint8)).save(buffer, "JPEG")
+        files.append(buffer.getvalue())
+    offsets = np.concatenate([[0], np.cumsum([len(file) for file in files])])
+    jpeg = np.frombuffer(b"".join(files), np.uint8)
+    np.savez(path, jpeg=jpeg, offsets=offsets, labels=labels, classes=np.array(["dark", "bright"]))
+    return path
+
+
+def arguments(images: Path, out: Path, *more: str) -> list[str]:
+    plain = ["--threads", "1", "--no-mixed", "--device", "cpu", "--models", "cifar_alexnet"]
+    return ["--images", str(images), "--out", str(out), *plain, *more]
+
+
+def about(path: Path) -> dict[str, str]:
+    data = path.read_bytes()
+    (size,) = struct.unpack("<Q", data[:8])
+    return json.loads(data[8 : 8 + size])["__metadata__"]  # type: ignore[no-any-return]
+
+
+def test_it_learns_what_is_easy(tmp_path: Path) -> None:
+    images, test = dataset(tmp_path / "train.npz", 384), dataset(tmp_path / "test.npz", 100, seed=1)
+    assert main(arguments(images, tmp_path / "out", "--epochs", "4", "--test", str(test))) == 0
+    told = about(tmp_path / "out" / "cifar_alexnet.safetensors")
+    assert told["architecture"] == "cifar_alexnet"
+    assert told["classes"] == "dark\nbright"
+    assert float(told["test_accuracy"]) >= 0.95
+
+
+def test_a_killed_run_ends_as_an_unbroken_one(tmp_path: Path) -> None:
+    images = dataset(tmp_path / "train.npz", 256)
+    flags = ("--epochs", "30")
+    assert main(arguments(images, tmp_path / "whole", *flags)) == 0
+    command = [sys.executable, "-m", "cascades.train", *arguments(images, tmp_path / "broken", *flags)]
+    checkpoint = tmp_path / "broken" / "cifar_alexnet.checkpoint"
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < end:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = torch.load(checkpoint, weights_only=True)["epoch"]
+    assert 1 <= done < 30, "the kill came too late to show anything"
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr
+    assert f"epoch {done} of 30" not in told
+    assert f"epoch {done + 1} of 30" in told
+    name = "cifar_alexnet.safetensors"
+    assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_checkpoint_of_another_length_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = dataset(tmp_path / "train.npz", 128)
+    assert main(arguments(images, tmp_path, "--epochs", "1")) == 0
+    assert main(arguments(images, tmp_path, "--epochs", "2")) == 2
+    assert "a run of 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--models", "cifar_resnet21"), "cifar_alexnet"),
+        (("--rows", ":100"), "at least 128"),
+        (("--rows", "a"), "rows"),
+        (("--epochs", "0"), "at least 1"),
+        (("--device", "cuda:99"), "device"),
+    ],
+)
+def test_bad_flags_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], said: str
+) -> None:
+    images = dataset(tmp_path / "train.npz", 130)
+    assert main([*arguments(images, tmp_path / "out"), *more]) == 2
+    assert said in capsys.readouterr().err
+
+
+def training(recipe: Recipe, images: Any) -> Training:
+    return Training(torch.nn.Linear(1, 1), Labelled(images, torch.zeros(len(images))), recipe, 3, 0, mixed=False)
+
+
+@pytest.mark.parametrize(("recipe", "side"), [(Recipe(3), 32), (Recipe(3, small=1), 24)])
+def test_a_crop_is_a_part_of_the_reflected_image_perhaps_flipped(recipe: Recipe, side: int) -> None:
+    images = torch.rand(12, 3, 32, 32)
+    out = training(recipe, images)._augmented(images, epoch=0)
+    assert out.shape == (12, 3, side, side)
+    padded = torch.nn.functional.pad(images, (PAD,) * 4, mode="reflect")
+    places, flips = set(), 0
+    for image, whole in zip(out, padded, strict=True):
+        found = [
+            (top, left, flipped)
+            for flipped in (False, True)
+            for top in range(40 - side + 1)
+            for left in range(40 - side + 1)
+            if torch.equal(image.flip(2) if flipped else image, whole[:, top : top + side, left : left + side])
+        ]
+        assert len(found) == 1
+        places.add(found[0][:2])
+        flips += found[0][2]
+        margin = (40 - side) // 2
+        assert all(abs(at - margin) <= PAD for at in found[0][:2])
+    assert len(places) > 4  # each image by its own chance
+    assert 0 < flips < 12
+
+
+def test_a_square_is_blanked_in_every_image() -> None:
+    images = torch.rand(20, 3, 32, 32) + 1
+    out = training(Recipe(3, cutout=8), images)._augmented(images, epoch=0)
+    blank = (out == 0).all(dim=1)
+    assert (blank == (out == 0).any(dim=1)).all()
+    sizes = blank.sum(dim=(1, 2))
+    assert ((sizes >= 25) & (sizes <= 81)).all()  # cut off at a corner, or whole
+    assert len({tuple(b.nonzero()[0].tolist()) for b in blank}) > 5
+
+
+def test_the_rate_rises_and_falls_to_zero() -> None:
+    rates = [ramp(i / 100) for i in range(101)]
+    assert max(rates) == 1
+    assert rates[0] == rates[-1] == 0
+    assert rates.index(1) == 20
+
+
+def test_the_recipes_are_of_networks_in_the_zoo() -> None:
+    from cascades.zoo import ZOO
+
+    assert set(Settings(images=Path()).models) <= set(ZOO)
