@@ -39,6 +39,7 @@ SETTINGS: dict[str, Settings] = {
     "answer any": replace(DEFAULT, answer="any"),
     "no calibration": replace(DEFAULT, calibrate=False),
     "no agreement": replace(DEFAULT, agreement=False),
+    "no pooled features": replace(DEFAULT, pooled=False),
     **{f"only {topology}": replace(DEFAULT, topology=topology) for topology in ("a_r", "g_r", "a_g")},
 }
 RIVALS = ("joint", "myopic", "uniform", "soft_oracle")
@@ -54,7 +55,7 @@ def resplit(data: DataFolder, seed: int) -> DataFolder:
             a,
             **{
                 name: np.concatenate([getattr(a, name), getattr(b, name)])
-                for name in ("answers", "logits")
+                for name in ("answers", "logits", "pooled")
                 if getattr(a, name) is not None
             },
             measured={key: np.concatenate([a.measured[key], b.measured[key]]) for key in a.measured},
@@ -74,7 +75,7 @@ def measure(data: DataFolder, name: str, settings: Settings, seed: int) -> list[
     topology = settings.topology or "_".join(data.costs.stages)
     routes = unroll(parse_topology(topology, tuple(data.costs.stages)), data.costs)
     start = time.perf_counter()
-    chosen, tested, _, _ = operating_points(replace(settings, seed=seed), resplit(data, seed), routes)
+    chosen, tested, _ = operating_points(replace(settings, seed=seed), resplit(data, seed), routes)
     seconds = time.perf_counter() - start
     summary = summarise(chosen, tested)
     rows = []
