@@ -2,10 +2,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: frontier test benchmarks clean
+.PHONY: frontier run test benchmarks clean
 
 frontier: $(VENV)/.installed  ## learn a cascade from the embedded outputs and draw its frontier
 	$(BIN)/python -m eval.frontier --topology a_g_r --out frontier
+
+run: $(VENV)/.installed-models  ## run the cascade on embedded images, timed beside its networks alone
+	$(BIN)/python -m eval.run --topology a_g_r
 
 test: $(VENV)/.installed-dev  ## linters, types and tests
 	$(BIN)/ruff check .
@@ -21,7 +24,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-models: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[models]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-models
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
