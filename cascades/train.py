@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascades.settings import guard, parse
+from cascades.weights import said
 from features.errors import InputError
 
 if TYPE_CHECKING:
@@ -83,7 +85,9 @@ class Settings:
     )
     mixed: bool = field(default=True, metadata={"help": "multiply in bfloat16 where the device is fast at it"})
     device: str = field(default="auto", metadata={"help": "cpu, cuda, or auto: cuda if there is one"})
-    threads: int | None = field(default=None, metadata={"help": "CPU threads, if not all", "minimum": 1})
+    threads: int | None = field(
+        default=None, metadata={"help": "CPU threads, if not all", "minimum": 1, "maximum": 1024}
+    )
     seed: int = field(default=0, metadata={"help": "seed of weights, order, crops and flips", "minimum": 0})
     out: Path = field(default=Path("weights"), metadata={"help": "folder for the weights and the checkpoints"})
 
@@ -113,7 +117,9 @@ def run(settings: Settings) -> None:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     images = open_images(settings.images)
-    data = load(images.take(rows_of(settings.rows, len(images))), device)
+    rows = rows_of(settings.rows, len(images))
+    learnt_from = images.take(rows)
+    data = load(learnt_from, device)
     if len(data.labels) < BATCH:
         raise InputError(f"at least {BATCH} images, a batch", str(len(data.labels)), f"--rows {settings.rows}")
     test = None if settings.test is None else load(open_images(settings.test).numbered_as(images.classes), device)
@@ -124,12 +130,20 @@ def run(settings: Settings) -> None:
             recipe = replace(recipe, rate=settings.rate)
         if settings.cutout is not None:
             recipe = replace(recipe, cutout=settings.cutout)
-        if settings.start is not None:
-            recipe = replace(recipe, small=0)
         module = ZOO[name].build(len(images.classes)).to(device).to(memory_format=torch.channels_last)
         start = None if settings.start is None else settings.start / f"{name}.safetensors"
         mixed = settings.mixed and fast_bfloat16(device)
-        train = Training(module, data, recipe, epochs, settings.seed, mixed, start)
+        about_run = {
+            "network": name,
+            "images": learnt_from.fingerprint,
+            "rows": f"{rows.start}:{rows.stop}",
+            "classes": ", ".join(images.classes),
+            "recipe": repr(recipe),
+            "epochs": str(epochs),
+            "seed": str(settings.seed),
+            "start": "random weights" if start is None else str(start),
+        }
+        train = Training(module, data, recipe, epochs, settings.seed, mixed, start, about_run)
         train.run(settings.out / f"{name}.checkpoint", name)
         about = {"architecture": name, "classes": "\n".join(images.classes), "epochs": str(epochs)}
         if settings.half:
@@ -175,6 +189,9 @@ class Training:
     start: Path | None = None
     """Weights to begin from: a warm restart (Loshchilov & Hutter, 2017); random ones if none."""
 
+    about: Mapping[str, str] = field(default_factory=dict)
+    """What a checkpoint must say of itself to be gone on from."""
+
     def run(self, checkpoint: Path, name: str) -> None:
         """Train, writing ``checkpoint`` after every epoch and beginning behind the epoch that it holds."""
         import torch
@@ -199,7 +216,8 @@ class Training:
         with progress_bar(name, self.epochs * per_epoch) as advance:
             advance(begin * per_epoch, "")
             for epoch in range(begin, self.epochs):
-                start, lost = time.perf_counter(), 0.0
+                start = time.perf_counter()
+                lost: list[float] = []
                 torch.manual_seed(self.seed * 100_003 + epoch)
                 order = torch.randperm(len(self.data.labels))
                 for step in range(per_epoch):
@@ -213,11 +231,16 @@ class Training:
                     optimiser.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]
                     optimiser.step()
-                    if step % LOSS_EVERY == 0:
-                        lost += float(loss.detach())
+                    if step % LOSS_EVERY == 0 or step == per_epoch - 1:
+                        now = float(loss.detach())
+                        if not isfinite(now):
+                            at = f"{now} at step {step + 1} of epoch {epoch + 1}, rate {rate:g}"
+                            kept = f"; the checkpoint of epoch {epoch} is kept" if epoch else ""
+                            raise InputError("a finite loss (a lower --rate?)", at + kept, name)
+                        lost.append(now)
                     advance(1, f"epoch {epoch + 1} of {self.epochs}")
                 seconds = time.perf_counter() - start
-                mean = lost / -(-per_epoch // LOSS_EVERY)
+                mean = sum(lost) / len(lost)
                 say(f"{name}: epoch {epoch + 1} of {self.epochs}: loss {mean:.4f}, {seconds:.1f} s")
                 self._save(checkpoint, optimiser, epoch + 1)
         self.module.eval()
@@ -254,7 +277,7 @@ class Training:
 
         held = {
             "epoch": epoch,
-            "of": self.epochs,
+            "about": dict(self.about),
             "module": self.module.state_dict(),
             "optimiser": optimiser.state_dict(),
         }
@@ -263,17 +286,42 @@ class Training:
 
     def _restore(self, path: Path, optimiser: Any) -> int:
         """Load the checkpoint if there is one; how many epochs are done."""
-        import torch
 
         if not path.exists():
             return 0
-        held = torch.load(path, map_location=self.data.labels.device, weights_only=True)
-        if held["of"] != self.epochs:
-            found = f"one of a run of {held['of']}"
-            raise InputError(f"a checkpoint of a run of {self.epochs} epochs (or none: delete it)", found, str(path))
-        self.module.load_state_dict(held["module"])
-        optimiser.load_state_dict(held["optimiser"])
-        return int(held["epoch"])
+        held = read_checkpoint(path, self.about, self.data.labels.device)
+        try:
+            self.module.load_state_dict(held["module"])
+            optimiser.load_state_dict(held["optimiser"])
+            return int(held["epoch"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"a checkpoint of this run {AFRESH}", said(error), str(path)) from error
+
+
+AFRESH = "(delete it to begin anew, or choose another --out)"
+
+
+def read_checkpoint(path: Path, about: Mapping[str, str], device: torch.device) -> dict[str, Any]:
+    """The content of a checkpoint whose run was ``about`` the same; raises InputError for anything else, naming what
+    differs."""
+    import pickle
+
+    import torch
+
+    try:
+        held = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise InputError(f"a whole checkpoint {AFRESH}", said(error) or type(error).__name__, str(path)) from error
+    if not isinstance(held, dict) or not isinstance(held.get("about"), dict):
+        raise InputError(f"a checkpoint of this program {AFRESH}", type(held).__name__, str(path))
+    there = held["about"]
+    differing = [key for key in {**there, **about} if there.get(key) != about.get(key)]
+    if differing:
+        ours, theirs = (
+            "; ".join(f"{key} {each.get(key, 'none')!s:.120}" for key in differing[:4]) for each in (about, there)
+        )
+        raise InputError(f"a checkpoint of the same run, with {ours} {AFRESH}", theirs, str(path))
+    return held
 
 
 def ramp(done: float) -> float:

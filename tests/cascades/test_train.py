@@ -80,11 +80,61 @@ def test_a_killed_run_ends_as_an_unbroken_one(tmp_path: Path) -> None:
     assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_checkpoint_of_another_length_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    images = dataset(tmp_path / "train.npz", 128)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, others = dataset(tmp_path / "train.npz", 300), dataset(tmp_path / "others.npz", 300, seed=5)
     assert main(arguments(images, tmp_path, "--epochs", "1")) == 0
-    assert main(arguments(images, tmp_path, "--epochs", "2")) == 2
-    assert "a run of 1" in capsys.readouterr().err
+    before = (tmp_path / "cifar_alexnet.safetensors").read_bytes()
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "cifar_alexnet.safetensors").write_bytes(before)
+    for other, more, word in (
+        (images, ("--epochs", "2"), "epochs 1"),
+        (images, ("--epochs", "1", "--seed", "3"), "seed 0"),
+        (images, ("--epochs", "1", "--rows", ":200"), "rows 0:300"),
+        (images, ("--epochs", "1", "--rate", "0.01"), "rate=0.1"),
+        (images, ("--epochs", "1", "--start", str(tmp_path / "start")), "start random weights"),
+        (others, ("--epochs", "1"), "images "),
+    ):
+        assert main(arguments(other, tmp_path, *more)) == 2
+        assert word in capsys.readouterr().err.partition("found")[2]
+    assert (tmp_path / "cifar_alexnet.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"x" * 100, "list", "cut", "other"])
+def test_a_damaged_checkpoint_is_told_by_name(
+    content: bytes | str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, path = dataset(tmp_path / "train.npz", 128), tmp_path / "cifar_alexnet.checkpoint"
+    assert main(arguments(images, tmp_path, "--epochs", "1")) == 0
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == "list":
+        torch.save([1, 2], path)
+    elif content == "cut":
+        path.write_bytes(path.read_bytes()[:-1000])
+    else:
+        held = torch.load(path, weights_only=True)
+        held["module"] = {"strange": torch.zeros(1)}
+        torch.save(held, path)
+    assert main(arguments(images, tmp_path, "--epochs", "1")) == 2
+    told = capsys.readouterr().err
+    assert str(path) in told
+    assert "checkpoint" in told
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = dataset(tmp_path / "train.npz", 256)
+    assert main(arguments(images, tmp_path, "--epochs", "9", "--rate", "1e30")) == 2
+    assert "epoch 2" in capsys.readouterr().err
+    assert not (tmp_path / "cifar_alexnet.safetensors").exists()
+
+
+def test_a_warm_restart_begins_where_the_weights_are(tmp_path: Path) -> None:
+    images = dataset(tmp_path / "train.npz", 384)
+    test = dataset(tmp_path / "test.npz", 100, seed=1)
+    assert main(arguments(images, tmp_path / "one", "--epochs", "4")) == 0
+    more = ("--epochs", "1", "--rate", "1e-8", "--start", str(tmp_path / "one"), "--test", str(test))
+    assert main(arguments(images, tmp_path / "two", *more)) == 0
+    assert float(about(tmp_path / "two" / "cifar_alexnet.safetensors")["test_accuracy"]) >= 0.95
 
 
 @pytest.mark.parametrize(
