@@ -151,9 +151,8 @@ def gpu() -> pd.DataFrame:
         policy = frame[frame["what"] == "policy"].set_index(["stage", "batch"])["ms_median"]
         for stage, following in (("alexnet", "googlenet"), ("alexnet", "resnet50"), ("googlenet", "resnet50")):
             for batch in BATCHES:
-                slope = (whole[following, BATCHES[-1]] - whole[following, 1]) / (BATCHES[-1] - 1)
-                spent = whole[stage, batch] + policy[stage, batch]
-                share = break_even(spent, max(whole[following, batch] - slope * batch, 0.0), slope, batch)
+                # what a whole batch would take there, an example
+                share = break_even(whole[stage, batch] + policy[stage, batch], whole[following, batch] / batch, batch)
                 at = (frame["stage"] == stage) & (frame["batch"] == batch) & (frame["what"] == "network")
                 frame.loc[at, f"pays_before_{following}_above"] = share
         frames.append(frame)

@@ -307,7 +307,7 @@ def _passing(action: int) -> Decide:
 
 def _general(sweep: Sweep, path: Path, mode: str, rules: UnionRules | None, ops: Ops) -> Decide:
     """By the very code that reads stored outputs, on the host."""
-    reader, own = _narrowed(sweep.reader, path), tuple(range(len(path)))
+    reader, own, ranks = _narrowed(sweep.reader, path), tuple(range(len(path))), LOSSES[sweep.loss].ranks
 
     def decide(logits: Sequence[Array]) -> tuple[Array, Array]:
         arrays = [ops.host(z) for z in logits]
@@ -315,7 +315,7 @@ def _general(sweep: Sweep, path: Path, mode: str, rules: UnionRules | None, ops:
         stages = tuple(Stage(name, logits=z) for name, z in zip(reader.stages, arrays, strict=True))
         reading = reader.read(Outputs(stages, np.zeros(n, np.int64), np.arange(n), "test", reader.classes))
         view = reading.view(own)
-        answer = ANSWERS[mode](reading, view, own, 1)[:, 0].astype(np.int64)
+        answer = ANSWERS[mode](reading, view, own, ranks)[:, 0].astype(np.int64)
         action = np.zeros(n, np.int64) if rules is None else rules.actions(view.x)[:, 0].astype(np.int64)
         return ops.back(action, logits[0]), ops.back(answer, logits[0])
 

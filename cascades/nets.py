@@ -166,3 +166,54 @@ class CifarResNet(nn.Module):
         x = functional.relu(self.bn1(self.conv1(x)), inplace=True)
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+
+class LeNet(nn.Module):
+    """Three convolutions, each halved by pooling, and two fully connected layers, for grey images of 28 x 28.
+
+    After LeCun et al. (1998), with ReLU and maximum pooling as in BranchyNet (Teerapittayanon et al., 2016), whose
+    widths these are. (n, 1, 28, 28) -> logits (n, classes).
+    """
+
+    def __init__(self, classes: int = CLASSES) -> None:
+        super().__init__()
+        self.conv1 = nn.Sequential(nn.Conv2d(1, 5, 5, 1, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2))
+        self.conv2 = nn.Sequential(nn.Conv2d(5, 10, 5, 1, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2))
+        self.conv3 = nn.Sequential(nn.Conv2d(10, 20, 5, 1, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2))
+        self.classifier = nn.Sequential(
+            nn.Flatten(), nn.Linear(20 * 5 * 5, 84), nn.ReLU(inplace=True), nn.Linear(84, classes)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (n, classes) of images (n, 1, 28, 28)."""
+        return self.classifier(self.conv3(self.conv2(self.conv1(x))))  # type: ignore[no-any-return]
+
+
+class BranchyAlexNet(nn.Module):
+    """The AlexNet for CIFAR-10 of BranchyNet (Teerapittayanon et al., 2016): five convolutions without a stride.
+
+    Batch norm stands where the paper has local response normalisation. (n, 3, 32, 32) -> logits (n, classes).
+    """
+
+    def __init__(self, classes: int = CLASSES) -> None:
+        super().__init__()
+        self.conv1 = nn.Sequential(conv_norm(3, 32, 5), nn.MaxPool2d(3, 2, 1))
+        self.conv2 = nn.Sequential(conv_norm(32, 64, 5), nn.MaxPool2d(3, 2, 1))
+        self.conv3 = conv_norm(64, 96, 3)
+        self.conv4 = conv_norm(96, 96, 3)
+        self.conv5 = nn.Sequential(conv_norm(96, 64, 3), nn.MaxPool2d(3, 2, 1))
+        self.classifier = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(16 * 64, 256),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+            nn.Linear(256, 128),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+            nn.Linear(128, classes),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (n, classes) of images (n, 3, 32, 32)."""
+        x = self.conv3(self.conv2(self.conv1(x)))
+        return self.classifier(self.conv5(self.conv4(x)))  # type: ignore[no-any-return]

@@ -54,7 +54,10 @@ class Alone:
         with torch.inference_mode():
             batch = Batch(pixels, self.device)
             answer = self.network.logits(batch.inputs(self.network, None)).argmax(1).cpu().numpy()
-        return Served(answer, np.zeros(len(answer), np.int64), ((self.stage, len(answer)),))
+        n = len(answer)
+        segments = range(self.network.exit + 1) if self.network.trunk is not None else ()
+        run = tuple((self.stage, segment, n) for segment in segments)
+        return Served(answer, np.zeros(n, np.int64), ((self.stage, n),), run)
 
 
 @dataclass(frozen=True)
@@ -77,17 +80,44 @@ class Together:
 class Race:
     """Seconds (s, rounds, batches) that each of s systems took for every batch, and what each answered.
 
+    ``inputs``: median seconds of making a batch's inputs from pixels, by (stage, size).
+
     ``served`` holds, per system, one ``Served`` a batch (of the last round); ``cells`` the median seconds of stages
-    alone at the sizes of batch that reached them, by (stage, size).
+    alone at the sizes of batch that reached them, by (stage, size), for an exit of its head; and for exits those of
+    each segment of the trunk, by (stage, segment, size).
     """
 
     seconds: Floats
     served: tuple[tuple[Served, ...], ...]
-    cells: Mapping[tuple[int, int], float]
+    cells: Mapping[tuple[int, ...], float]
+    inputs: Mapping[tuple[int, int], float]
+    networks: tuple[Network, ...]
 
     def ideal(self, system: int) -> Floats:
         """Seconds (batches,) that the stages alone would have taken for the system's batches."""
-        return np.array([sum(self.cells[cell] for cell in served.batches) for served in self.served[system]])
+        return np.array([sum(self.spent(one)) for one in self.served[system]])
+
+    def spent(self, served: Served) -> Floats:
+        """Seconds (k,) that the stages alone would have taken for one batch of a system, by stage."""
+        found = np.zeros(len(self.networks))
+        for cell in (*served.batches, *served.segments):
+            found[cell[0]] += self.cells[cell]
+        for stage, size in made(served, self.networks):
+            found[stage] += self.inputs[stage, size]
+        return found
+
+    def times(self, stage: int, since: int = -1) -> list[tuple[int, float]]:
+        """Sizes of batch and seconds of a stage; of an exit, with the segments of its trunk behind exit ``since``."""
+        sizes = [(cell[1], seconds) for cell, seconds in self.cells.items() if len(cell) == 2 and cell[0] == stage]
+        parts: dict[int, dict[int, float]] = {}
+        for cell, seconds in self.cells.items():
+            if len(cell) == 3 and cell[0] == stage and cell[1] > since:
+                parts.setdefault(cell[1], {})[cell[2]] = seconds
+        return [
+            (size, seconds + sum(part[size] for part in parts.values()))
+            for size, seconds in sizes
+            if all(size in part for part in parts.values())
+        ]
 
 
 def race(
@@ -101,9 +131,9 @@ def race(
 ) -> Race:
     """Run every system on every batch, ``rounds`` times, alternating from batch to batch, the first one changing.
 
-    ``pixels`` (n, h, w, channels) uint8 on the host for each crop. In every round each stage is also timed alone at
-    the sizes of batch that reached it in the first pass: normalising and network for a stage that is entered with
-    whole batches, the network alone on ready inputs for the others. ``tell`` hears of each pass over the batches.
+    ``pixels`` (n, h, w, channels) uint8 on the host for each crop. In every round each stage is also timed alone, on
+    ready inputs, at the sizes of batch that reached it in the first pass, and so is making these inputs from pixels
+    where that had to be done (``made``). ``tell`` hears of each pass over the batches.
     """
     n = len(next(iter(pixels.values())))
     starts = range(0, n, batch)
@@ -113,7 +143,8 @@ def race(
             system(part, start)
     seconds = np.empty((len(systems), rounds, len(parts)))
     served: list[list[Served]] = [[] for _ in systems]
-    timings: dict[tuple[int, int], list[float]] = {}
+    timings: dict[tuple[int, ...], list[float]] = {}
+    entering: dict[tuple[int, int], list[float]] = {}
     with _quiet():
         for turn in range(rounds):
             for b, (part, start) in enumerate(zip(parts, starts, strict=True)):
@@ -126,31 +157,80 @@ def race(
                         served[s].append(found)
             tell(2 * turn)
             if turn == 0:
-                timings = {cell: [] for each in served for found in each for cell in found.batches}
-            for (stage, size), found_times in timings.items():
-                found_times += time_stage(networks[stage], pixels, size, device, CELL_REPEATS, whole=size == batch)
+                timings = {cell: [] for each in served for one in each for cell in (*one.batches, *one.segments)}
+                entering = {cell: [] for each in served for one in each for cell in made(one, networks)}
+            for cell, found_times in timings.items():
+                part_of = cell[1] if len(cell) == 3 else None
+                found_times += time_cell(networks[cell[0]], pixels, cell[-1], device, CELL_REPEATS, part_of)
+            for (stage, size), found_times in entering.items():
+                found_times += time_inputs(networks[stage], pixels, size, device, CELL_REPEATS)
             tell(2 * turn + 1)
     cells = {cell: float(np.median(times)) for cell, times in timings.items()}
-    return Race(seconds, tuple(tuple(each) for each in served), cells)
+    inputs = {cell: float(np.median(times)) for cell, times in entering.items()}
+    return Race(seconds, tuple(tuple(each) for each in served), cells, inputs, tuple(networks))
 
 
-def time_stage(
-    network: Network, pixels: Pixels, size: int, device: torch.device, repeats: int, whole: bool
+def made(served: Served, networks: Sequence[Network]) -> list[tuple[int, int]]:
+    """The batches, as (stage, size), whose inputs had to be made from pixels: for each preprocessing the first ones,
+    until it was a whole batch, whose inputs serve all that follows. Exits go on from their trunk's state."""
+    found, whole, trunks = [], set(), set()
+    for stage, size in served.batches:
+        network = networks[stage]
+        if network.trunk is not None:
+            if network.trunk.name in trunks:
+                continue
+            trunks.add(network.trunk.name)
+        if network.preprocessing in whole:
+            continue
+        found.append((stage, size))
+        if size == len(served.answer):
+            whole.add(network.preprocessing)
+    return found
+
+
+def time_cell(
+    network: Network, pixels: Pixels, size: int, device: torch.device, repeats: int, part: int | None
 ) -> list[float]:
-    """Seconds of ``repeats`` runs of one stage on ``size`` examples: of pixels, if ``whole``, else of ready inputs."""
+    """Seconds of ``repeats`` runs on ``size`` examples whose inputs are ready, each waited for.
+
+    Of a network, or for an exit of its head (``part`` None) or of segment number ``part`` of its trunk.
+    """
     import torch
 
-    part = {key: x[:size] for key, x in pixels.items()}
     found = []
     with torch.inference_mode():
-        ready = Batch(part, device).inputs(network, None)
-        network.logits(ready).cpu()
+        x = Batch({key: rows[:size] for key, rows in pixels.items()}, device).inputs(network, None)
+        if network.trunk is not None:
+            for i in range(network.exit + 1 if part is None else part):
+                x = network.segment(i, x)
+
+        def work() -> Tensor:
+            if network.trunk is None:
+                return network.logits(x).cpu()
+            if part is None:
+                return network.head(x).cpu()
+            return network.segment(part, x).flatten()[:1].cpu()  # the wait for a device
+
+        work()
         for _ in range(repeats):
             begin = time.perf_counter()
-            inputs = Batch(part, device).inputs(network, None) if whole else ready
-            network.logits(inputs).cpu()
+            work()
             found.append(time.perf_counter() - begin)
     return found
+
+
+def time_inputs(network: Network, pixels: Pixels, size: int, device: torch.device, repeats: int) -> list[float]:
+    """Seconds of ``repeats`` times making what the network is given of the pixels of ``size`` examples."""
+    import torch
+
+    part = {key: rows[:size] for key, rows in pixels.items()}
+    found = []
+    with torch.inference_mode():
+        for _ in range(repeats + 1):
+            begin = time.perf_counter()
+            Batch(part, device).inputs(network, None).flatten()[:1].cpu()
+            found.append(time.perf_counter() - begin)
+    return found[1:]
 
 
 @contextmanager
@@ -181,18 +261,14 @@ def line(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float
     return float(found[0]), float(found[1])
 
 
-def break_even(spent: float, overhead: float, slope: float, batch: int) -> float:
+def break_even(spent: float, saved: float, batch: int) -> float:
     """The least share of ``batch`` examples that must stop at a stage for it to pay, in time.
 
-    Running the stage and its policy takes ``spent``; the examples that stop save a following stage that takes
-    overhead + slope * examples, and the overhead too if all stop. Infinite if not even that pays.
+    Running the stage and its policy takes ``spent`` a batch; each example that stops saves ``saved``. Infinite if not
+    even all of them stopping pays.
 
-    >>> break_even(spent=2.0, overhead=0.0, slope=0.1, batch=64)
-    0.3125
-    >>> break_even(spent=7.0, overhead=1.0, slope=0.1, batch=64), break_even(9.0, 1.0, 0.1, 64)
-    (1.0, inf)
+    >>> break_even(spent=2.0, saved=0.1, batch=64), break_even(7.0, 0.1, 64), break_even(1.0, 5.0, 1)
+    (0.3125, inf, 0.2)
     """
-    share = spent / (slope * batch) if slope > 0 else float("inf")
-    if share <= 1:
-        return share
-    return 1.0 if spent <= overhead + slope * batch else float("inf")
+    share = spent / (saved * batch) if saved > 0 else float("inf")
+    return share if share <= 1 else float("inf")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from features.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
+    from cascades.branches import BranchedNet, Branching
+
 EMBEDDED_WEIGHTS = Path(__file__).parent / "embedded" / "weights"
 """Where the zoo's own networks find their weights unless told otherwise."""
 
@@ -28,6 +30,9 @@ PUBLISHED = "https://github.com/akamaster/pytorch_resnet_cifar10/tree/master/pre
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR_PREPROCESSING = Preprocessing(None, (32, 32), "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Pixels as they are; ImageNet's means, because the published ResNets were trained with them."""
+
+MNIST_CLASSES = tuple(str(digit) for digit in range(10))
+MNIST_PREPROCESSING = Preprocessing(None, (28, 28), "bilinear", (0.1307,), (0.3081,), channels=1)
 
 ALIASES = (
     *("alexnet", "googlenet", "inception_v3", "vgg11", "vgg16", "vgg16_bn", "vgg19", "squeezenet1_1", "densenet121"),
@@ -49,6 +54,16 @@ class Architecture:
     build: Callable[[int], nn.Module]
     preprocessing: Preprocessing = CIFAR_PREPROCESSING
     published: str = ""
+    classes: tuple[str, ...] = CIFAR_CLASSES
+
+
+@dataclass(frozen=True)
+class Place:
+    """Exit number ``exit`` (from 0) of ``net``, which its stages share; ``network`` is what it is called."""
+
+    network: str
+    net: BranchedNet
+    exit: int
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,8 @@ class StageModel:
     """A network that can be a stage: on the CPU, in float32, in evaluation mode, with all that belongs to it.
 
     ``origin``: where the weights came from, in words. ``weights_digest``: of the weights, so that a run that is
-    resumed can tell whether they are the same ones.
+    resumed can tell whether they are the same ones. ``place``: where on a branched network it is, if on one; then
+    ``module`` is everything up to that exit, so that the stage can be used like any other.
     """
 
     name: str
@@ -67,6 +83,7 @@ class StageModel:
     classes: tuple[str, ...]
     parameters: int
     weights_digest: str
+    place: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +94,7 @@ class Loaded:
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     origin: str
+    branched: bool = False
 
 
 # --- the zoo's own networks
@@ -110,6 +128,18 @@ def _resnet(blocks: int) -> Callable[[int], nn.Module]:
     return build
 
 
+def _lenet(classes: int) -> nn.Module:
+    from cascades.nets import LeNet
+
+    return LeNet(classes)
+
+
+def _branchy_alexnet(classes: int) -> nn.Module:
+    from cascades.nets import BranchyAlexNet
+
+    return BranchyAlexNet(classes)
+
+
 ZOO: dict[str, Architecture] = {
     "cifar_alexnet": Architecture(_alexnet),
     "cifar_googlenet": Architecture(_googlenet),
@@ -119,7 +149,21 @@ ZOO: dict[str, Architecture] = {
     "cifar_resnet44": Architecture(_resnet(7), published=PUBLISHED),
     "cifar_resnet56": Architecture(_resnet(9), published=PUBLISHED),
     "cifar_resnet110": Architecture(_resnet(18), published=PUBLISHED),
+    "lenet": Architecture(_lenet, MNIST_PREPROCESSING, classes=MNIST_CLASSES),
+    "branchy_alexnet": Architecture(_branchy_alexnet),
 }
+
+BRANCHED: dict[str, tuple[str, tuple[tuple[str, tuple[int, ...]], ...]]] = {
+    "b_lenet": ("lenet", (("conv1", (10,)),)),
+    "b_alexnet": ("branchy_alexnet", (("conv1", (32, 32)), ("conv3", (32,)))),
+    "b_resnet20": ("cifar_resnet20", (("layer1.0", (32, 32, 32)), ("layer1", (32, 32)))),
+    "b_resnet56": ("cifar_resnet56", (("layer1.0", (32, 32, 32)), ("layer1", (32, 32)))),
+    "b_resnet110": ("cifar_resnet110", (("layer1.0", (32, 32, 32)), ("layer1", (32, 32)))),
+}
+"""BranchyNet's networks (Teerapittayanon et al., 2016): the backbone, and behind which of its layers there are exits,
+with the channels of their heads' convolutions. The paper's first exit of ResNet-110, behind the second convolution,
+would lie inside a residual block, so it stands behind that block; the second one is behind the 37th, where all blocks
+of the first size end. ResNet-56 and -20 have theirs at the same places."""
 
 
 # --- from a name to a stage
@@ -134,22 +178,58 @@ def load_stage(spec: str, weights: Path | None = None, pretrained: bool = True) 
     that has a zoo network's weights. Without ``pretrained`` weights are random, always the same, and need no file, but
     preprocessing and classes are the pretrained network's; a ``file:`` is read all the same.
 
-    Raises InputError for an unknown name, a file that is missing, broken or of another architecture, and a network
-    that does not answer with finite logits, one a class.
+    Raises InputError for an unknown name, a file that is missing, broken or of another architecture, a network
+    that does not answer with finite logits, one a class, and one with several exits.
+    """
+    stages = load_stages(spec, weights, pretrained)
+    if len(stages) > 1:
+        raise InputError("a network with one answer", f"one with {len(stages)} exits", spec)
+    return stages[0]
+
+
+def load_stages(spec: str, weights: Path | None = None, pretrained: bool = True) -> tuple[StageModel, ...]:
+    """The stages of the network that ``spec`` names: one, or its exits if it is branched; see ``load_stage``.
+
+    A branched network is one of BRANCHED, or a file that ``cascades.training`` wrote. The exits of a network x are
+    called x.e1, x.e2, ...
     """
     name, rest = short_name(spec)
     loaded = _load(rest, weights, pretrained)
     module = loaded.module.eval().float().requires_grad_(False)
-    _try_out(module, loaded, spec)
-    parameters = sum(p.numel() for p in module.parameters())
     digest = weights_digest(module)
-    return StageModel(name, spec, loaded.origin, module, loaded.preprocessing, loaded.classes, parameters, digest)
+    if not loaded.branched:
+        _try_out(module, loaded, spec)
+        parameters = sum(p.numel() for p in module.parameters())
+        return (
+            StageModel(name, spec, loaded.origin, module, loaded.preprocessing, loaded.classes, parameters, digest),
+        )
+    from cascades.branches import BranchedNet, ExitModule
+
+    assert isinstance(module, BranchedNet)
+    found = []
+    for i in range(len(module)):
+        exit_module = ExitModule(module, i)
+        _try_out(exit_module, loaded, f"{spec}, exit {i + 1}")
+        found.append(
+            StageModel(
+                f"{name}.e{i + 1}",
+                spec,
+                loaded.origin,
+                exit_module.eval(),
+                loaded.preprocessing,
+                loaded.classes,
+                sum(p.numel() for p in exit_module.used()),
+                digest,
+                Place(name, module, i),
+            )
+        )
+    return tuple(found)
 
 
 def load_cascade(specs: Sequence[str], weights: Path | None = None, pretrained: bool = True) -> tuple[StageModel, ...]:
-    """The stages that ``specs`` name, in that order; see ``load_stage``.
+    """The stages that ``specs`` name, in that order, those of a branched network one after another.
 
-    Raises InputError if two have one name, or if they do not share one list of classes.
+    Raises InputError if two have one name, or if they do not share one list of classes; see ``load_stages``.
     """
     if not specs:
         raise InputError("at least one model", "none", "models")
@@ -160,7 +240,7 @@ def load_cascade(specs: Sequence[str], weights: Path | None = None, pretrained: 
             found = f"{names[name]!r} and {spec!r}, both called {name!r}"
             raise InputError("models of different names (write NEWNAME=MODEL to call one otherwise)", found, "models")
         names[name] = spec
-    stages = tuple(load_stage(spec, weights, pretrained) for spec in specs)
+    stages = tuple(stage for spec in specs for stage in load_stages(spec, weights, pretrained))
     for stage in stages[1:]:
         _share_classes(stages[0], stage)
     return stages
@@ -186,17 +266,17 @@ def short_name(spec: str) -> tuple[str, str]:
 
 
 def _load(spec: str, weights: Path | None, pretrained: bool) -> Loaded:
-    if spec in ZOO:
+    if spec in ZOO or spec in BRANCHED:
         return _zoo(spec, weights, pretrained)
     if spec in ALIASES:
         return _torchvision(spec, pretrained, spec)
     kind, _, what = spec.partition(":")
     if kind in LOADERS and what:
         return LOADERS[kind](what, pretrained, spec)
-    close = get_close_matches(spec, (*ZOO, *ALIASES), n=1)
+    close = get_close_matches(spec, (*ZOO, *BRANCHED, *ALIASES), n=1)
     raise InputError(
         "torchvision:NAME, timm:NAME, timm:hf-hub:OWNER/NAME, file:PATH@ARCHITECTURE, a network of the zoo"
-        f" ({', '.join(ZOO)}) or one of {', '.join(ALIASES)}",
+        f" ({', '.join((*ZOO, *BRANCHED))}) or one of {', '.join(ALIASES)}",
         repr(spec) + (f" (is {close[0]!r} meant?)" if close else ""),
         "models",
     )
@@ -233,12 +313,35 @@ def _share_classes(first: StageModel, other: StageModel) -> None:
 
 
 def _zoo(name: str, weights: Path | None, pretrained: bool) -> Loaded:
-    architecture = ZOO[name]
     if not pretrained:
-        module = _random(lambda: architecture.build(len(CIFAR_CLASSES)))
-        return Loaded(module, architecture.preprocessing, CIFAR_CLASSES, "random weights")
+        architecture = ZOO[BRANCHED[name][0] if name in BRANCHED else name]
+        plain = Loaded(
+            _random(lambda: architecture.build(len(architecture.classes))),
+            architecture.preprocessing,
+            architecture.classes,
+            "random weights",
+        )
+        return _branched(plain, _published_exits(name)) if name in BRANCHED else plain
     path = _zoo_file(name, EMBEDDED_WEIGHTS if weights is None else weights)
     return _from_file(path, name, read_weights(path), name)
+
+
+def _published_exits(name: str) -> Branching:
+    from cascades.branches import Branching, Exit
+
+    return Branching(tuple(Exit(layer, convs) for layer, convs in BRANCHED[name][1]))
+
+
+def _branched(plain: Loaded, branching: Branching) -> Loaded:
+    """The network with exits, whose heads have random weights."""
+    from cascades.branches import BranchedNet
+
+    how = plain.preprocessing
+    shape = (how.channels, *(how.crop or (224, 224)))
+    net = _random(
+        lambda: BranchedNet(plain.module, branching.exits, shape, len(plain.classes), branching.gated),
+    )
+    return replace(plain, module=net, branched=True)
 
 
 def _zoo_file(name: str, where: Path) -> Path:
@@ -253,7 +356,9 @@ def _zoo_file(name: str, where: Path) -> Path:
     found = sorted(where.glob(f"{short}-*.th"))
     if len(found) == 1:
         return found[0]
-    how = f"from {ZOO[name].published}" if ZOO[name].published else f"made by: python -m cascades.train --models {name}"
+    program = f"cascades.training --network {name}" if name in BRANCHED else f"cascades.train --models {name}"
+    published = "" if name in BRANCHED else ZOO[name].published
+    how = f"from {published}" if published else f"made by: python -m {program}"
     expected = f"one of {', '.join(wanted)} or {short}-*.th ({how}; --weights names the folder)"
     there = ", ".join(path.name for path in found) if found else "none" if where.is_dir() else "no such folder"
     raise InputError(expected, there, str(where))
@@ -428,7 +533,7 @@ def _file(what: str, pretrained: bool, where: str) -> Loaded:  # noqa: ARG001 a 
 def _file_parts(what: str) -> tuple[str, str]:
     """Path and architecture; a path may have an @ of its own."""
     path, _, architecture = what.rpartition("@")
-    known = architecture in ZOO or architecture in ALIASES or architecture.startswith(("torchvision:", "timm:"))
+    known = architecture in (*ZOO, *BRANCHED, *ALIASES) or architecture.startswith(("torchvision:", "timm:"))
     if path and (known or not Path(what).exists()):
         return path, architecture
     return what, ""
@@ -437,11 +542,20 @@ def _file_parts(what: str) -> tuple[str, str]:
 def _from_file(path: Path, architecture: str, weights: Weights, where: str) -> Loaded:
     """A network of that architecture with the weights that were read from ``path``."""
     noted = weights.about.get("architecture", "")
-    if architecture in ZOO and noted in ZOO and noted != architecture:
+    own = (*ZOO, *BRANCHED)
+    if architecture in own and noted in own and noted not in (architecture, *BRANCHED.get(architecture, ())[:1]):
         raise InputError(f"weights of {architecture}", f"weights of {noted}", str(path))
+    called, branching = architecture, None
+    if "exits" in weights.about:
+        from cascades.branches import Branching
+
+        branching = Branching.read(weights.about["exits"], str(path))
+        architecture = BRANCHED.get(architecture, (architecture,))[0]
+    elif architecture in BRANCHED:
+        raise InputError(f"weights of {architecture}, with its exits", "weights without exits", str(path))
     kind, _, what = architecture.partition(":")
     if architecture in ZOO:
-        classes = weights.classes or CIFAR_CLASSES
+        classes = weights.classes or ZOO[architecture].classes
         module = _random(lambda: ZOO[architecture].build(len(classes)))
         plain = Loaded(module, ZOO[architecture].preprocessing, classes, "")
     elif architecture in ALIASES or kind == "torchvision":
@@ -451,9 +565,11 @@ def _from_file(path: Path, architecture: str, weights: Weights, where: str) -> L
     else:
         expected = f"an architecture: torchvision:NAME, timm:NAME, one of {', '.join((*ZOO, *ALIASES))}"
         raise InputError(expected, repr(architecture), where)
-    wanted = f"weights of {architecture} for {len(plain.classes)} classes"
+    if branching is not None:
+        plain = _branched(plain, branching)
+    wanted = f"weights of {called} for {len(plain.classes)} classes"
     put_weights(plain.module, weights.tensors, wanted, str(path))
-    return Loaded(plain.module, plain.preprocessing, plain.classes, str(path))
+    return replace(plain, origin=str(path))
 
 
 LOADERS: dict[str, Callable[[str, bool, str], Loaded]] = {"torchvision": _torchvision, "timm": _timm, "file": _file}

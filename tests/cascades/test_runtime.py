@@ -46,6 +46,7 @@ class Lookup:
     preprocessing: Any = field(default_factory=Plain)
     asked: list[list[int]] = field(default_factory=list)
     wait: float = 0.0
+    trunk: Any = None
 
     def inputs(self, pixels: Any) -> Any:
         return self.preprocessing.normalise(pixels)
@@ -185,8 +186,8 @@ def test_decisions_on_tensors_are_those_on_arrays(cascade: World) -> None:
 
         @dataclass(frozen=True)
         class Elsewhere(Runtime):
-            def _logits(self, batch: Any, stage: int, rows: Any) -> Any:
-                return torch.from_numpy(super()._logits(batch, stage, rows))
+            def _there(self, logits: Any) -> Any:
+                return logits
 
         found = Elsewhere(cascade.networks, live, torch.device("cpu")).run(cascade.pixels, plan)
         wanted = cascade.runtime(point).run(cascade.pixels, plan)
@@ -241,6 +242,111 @@ def test_a_request_whose_examples_change_places_keeps_its_answers() -> None:
         pixels = {KEY: torch.from_numpy(flat.reshape(-1, 1, 2, 1))}
         served = queue.submit(pixels, np.array([1, 0, 0, 1, 1, 0])).result(30)
     np.testing.assert_array_equal(served.answer, np.arange(n))
+
+
+def simple(
+    stages: Any, worth: tuple[int, ...] = (1, 1), patience: float = 0.01, stops: Any = None, **more: Any
+) -> Queue:
+    """A queue before a and b: an example goes on to b unless ``stops`` (of the logits of a) says so."""
+    routes = Routes(("a", "b"), ((0,), (0, 1)), np.array([[1.0, 0.0], [1.0, 4.0]]), "ms")
+
+    def first(seen: Any) -> Any:
+        going = np.ones(len(seen[0]), int) if stops is None else 1 - np.asarray(stops(seen[0])).astype(int)
+        return going, seen[0].argmax(1)
+
+    plan = Plan(0, {0: first, 1: lambda seen: (np.zeros(len(seen[1]), int), seen[1].argmax(1))})
+    return Queue(stages, LiveCascade(routes, (plan,), (1.0,)), torch.device("cpu"), worth, patience, **more)
+
+
+def numbered(*numbers: int) -> dict[Any, Any]:
+    flat = np.stack([np.array(numbers), np.zeros(len(numbers))], axis=1).astype(np.uint8)
+    return {KEY: torch.from_numpy(flat.reshape(-1, 1, 2, 1))}
+
+
+def pair(n: int = 8, **more: Any) -> tuple[Lookup, Lookup]:
+    return Lookup("a", torch.eye(n), **more), Lookup("b", torch.eye(n), **more)
+
+
+def test_who_cancels_disturbs_nobody() -> None:
+    with simple(pair(wait=0.02)) as queue:
+        futures = [queue.submit(numbered(i)) for i in range(8)]
+        assert not any(future.cancel() for future in futures[::2])
+        assert [int(future.result(10).answer[0]) for future in futures] == list(range(8))
+        assert int(queue.submit(numbered(3)).result(10).answer[0]) == 3
+
+
+def test_patience_goes_before_full_batches() -> None:
+    """Stage a is never idle; the one example that goes on to b is served all the same."""
+    stages = pair(wait=0.002)
+    with simple(stages, worth=(1, 99), patience=0.05, stops=lambda z: z.argmax(1) > 0, most=4) as queue:
+        waiting = queue.submit(numbered(0))
+        end = time.monotonic() + 10
+        while not waiting.done() and time.monotonic() < end:
+            queue.submit(numbered(*[1] * 8))
+            time.sleep(0.001)
+        assert waiting.done()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_the_queue_tells_of_logits_that_are_not_finite(bad: float) -> None:
+    stages = pair()
+    stages[1].table[2] = bad
+    with simple(stages, worth=(4, 4), patience=0.5) as queue:
+        futures = [queue.submit(numbered(i)) for i in range(4)]
+        with pytest.raises(InputError, match="network 'b'"):
+            futures[2].result(10)
+        assert [int(futures[i].result(10).answer[0]) for i in (0, 1, 3)] == [0, 1, 3]
+
+
+def test_an_error_while_deciding_reaches_those_it_concerns_and_later_ones_are_served() -> None:
+    calls = []
+
+    def stops(logits: Any) -> Any:
+        calls.append(len(logits))
+        if len(calls) == 1:
+            raise ZeroDivisionError("once")
+        return np.zeros(len(logits))
+
+    with simple(pair(), stops=stops) as queue:
+        with pytest.raises(ZeroDivisionError, match="once"):
+            queue.submit(numbered(1)).result(10)
+        assert int(queue.submit(numbered(5)).result(10).answer[0]) == 5
+
+
+@pytest.mark.parametrize(
+    ("pixels", "plan", "said"),
+    [
+        ({}, None, "found none"),
+        ({KEY: torch.zeros(1, 1, 2, 1)}, None, "float32"),
+        ({KEY: torch.zeros(1, 2, dtype=torch.uint8)}, None, "shape"),
+        ({KEY: torch.zeros(1, 3, 3, 1, dtype=torch.uint8)}, None, "first request"),
+        (numbered(1, 2), np.array([0]), "for each of 2"),
+        (numbered(1), np.array([7]), "plan below 1"),
+        (numbered(1), np.array([-1]), "plan below 1"),
+    ],
+)
+def test_a_bad_request_is_refused_before_it_meets_others(pixels: Any, plan: Any, said: str) -> None:
+    with simple(pair()) as queue:
+        assert queue.submit(numbered(3)).result(10).answer.tolist() == [3]
+        with pytest.raises(InputError, match=said):
+            queue.submit(pixels, plan)
+        assert queue.submit(numbered(4)).result(10).answer.tolist() == [4]
+
+
+def test_an_error_in_the_block_does_not_wait_for_the_backlog() -> None:
+    begin, futures = time.monotonic(), []
+
+    def interrupted() -> None:
+        with simple(pair(wait=0.05), most=1) as queue:
+            futures.extend(queue.submit(numbered(1)) for _ in range(200))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert time.monotonic() - begin < 3
+    assert all(future.done() for future in futures)
+    with pytest.raises(RuntimeError, match="closed"):
+        futures[-1].result(0)
 
 
 def test_examples_of_many_requests_are_gathered(cascade: World) -> None:
@@ -359,12 +465,13 @@ def test_a_race_measures_what_takes_time(cascade: World) -> None:
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
-def test_break_even_is_where_both_ways_take_as_long(share: float) -> None:
-    batch, overhead, slope = 64, 3.0, 0.7
-    spent = slope * batch * share
-    found = break_even(spent, overhead, slope, batch)
-    with_exit = spent + overhead + slope * batch * (1 - found)
-    assert with_exit == pytest.approx(overhead + slope * batch)
+@pytest.mark.parametrize("batch", [1, 64])
+def test_break_even_is_where_both_ways_take_as_long(share: float, batch: int) -> None:
+    saved = 0.7
+    spent = saved * batch * share
+    found = break_even(spent, saved, batch)
+    assert spent + saved * batch * (1 - found) == pytest.approx(saved * batch)
+    assert break_even(saved * batch * 1.01, saved, batch) == break_even(1.0, 0.0, batch) == float("inf")
 
 
 def test_a_line_is_never_negative() -> None:
