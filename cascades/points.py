@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,12 +59,14 @@ class Mixture:
 @dataclass(frozen=True)
 class Fitted:
     """Every cascade of a frontier, in the order of its points: q of the ``sweep``, then ``plans`` (a path and its cuts
-    for each price), then ``mixtures`` of two of these, for which ``coin`` is the seed."""
+    for each price), then ``mixtures`` of two of these, for which ``coin`` is the seed. ``examples``: ``digest_of`` all
+    that anything was fitted or is picked on."""
 
     sweep: Sweep
     plans: tuple[Plan, ...]
     mixtures: tuple[Mixture, ...]
     coin: int = COIN
+    examples: str = ""
 
     @property
     def names(self) -> list[tuple[str, float]]:
@@ -125,8 +128,18 @@ def fit_points(
             if tune is None
             else [route_chain(there, routes, *plan) for plan in plans]
         )
-    fitted = Fitted(sweep, tuple(plans), tuple(fill_gaps(routings)))
+    examples = digest_of(fit if tune is None else (fit, tune))
+    fitted = Fitted(sweep, tuple(plans), tuple(fill_gaps(routings)), examples=examples)
     return fitted, Picking(fitted.with_mixtures(routings), seen, there)
+
+
+def digest_of(parts: Outputs | Sequence[Outputs]) -> str:
+    """SHA-256, in hex, of the ids and labels of one or several parts' examples, whatever their order."""
+    parts = [parts] if isinstance(parts, Outputs) else parts
+    lines = [
+        f"{one} {label}" for part in parts for one, label in zip(part.ids.tolist(), part.labels.tolist(), strict=True)
+    ]
+    return sha256("\n".join(sorted(lines)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def fill_gaps(routings: Sequence[Routing]) -> list[Mixture]:
@@ -154,6 +167,7 @@ def policies_to_plain(fitted: Fitted) -> dict[str, Any]:
         "thresholds": plans,
         "mixtures": [asdict(mixture) for mixture in fitted.mixtures],
         "coin": fitted.coin,
+        "examples": fitted.examples,
         "sweep": to_plain(fitted.sweep),
     }
 
@@ -175,8 +189,10 @@ def read_policies(path: Path) -> Fitted:
         plans = tuple((tuple(p["stages"]), tuple(from_plain([*p["cuts"]], where))) for p in found["thresholds"])
         cuts = tuple((path, tuple(float(cut) for cut in values)) for path, values in plans)
         mixtures = tuple(Mixture(int(m["one"]), int(m["other"]), float(m["share"])) for m in found["mixtures"])
-        fitted = Fitted(sweep, cuts, mixtures, int(found["coin"]))
-        if not isinstance(sweep, Sweep) or any(path not in sweep.routes.index for path, _ in cuts):
+        fitted = Fitted(sweep, cuts, mixtures, int(found["coin"]), str(found["examples"]))
+        if not isinstance(sweep, Sweep) or any(
+            path not in sweep.routes.index or len(values) != len(path) - 1 for path, values in cuts
+        ):
             raise InputError("a sweep, and thresholds on its paths", "others", where)
         bound = len(sweep.prices) + len(cuts)
         if any(not (0 <= m.one < bound and 0 <= m.other < bound and 0 <= m.share <= 1) for m in mixtures):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isinf
 from pathlib import Path
@@ -16,7 +16,9 @@ from features.errors import InputError
 if TYPE_CHECKING:
     from cascades.folder import DataFolder
     from cascades.images import Images
+    from cascades.live import LiveCascade
     from cascades.points import Fitted
+    from cascades.preprocessing import Preprocessing
     from cascades.routing import Routes, Routing
     from cascades.trial import Race, System, Together
     from cascades.zoo import StageModel
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
 
 FILES = ("run.csv", "run.json")
 LEVEL = 0.95
+APART = 0.05
+"""Logits that differ by more than this from the stored ones are no matter of rounding: the networks are others."""
+
+WIDE = 124
+"""Columns of the table in a pipe: it must not be cut."""
+
 PICTURES = "cifar10-test.npz"
 """Images that come with the package: some of the test images of the embedded ``cifar10`` data."""
 
@@ -48,6 +56,16 @@ class Settings:
         default=None, metadata={"help": "labelled images to run on (the embedded ones for embedded data)"}
     )
     rows: str = field(default=":", metadata={"help": "which of the images, such as 10000:12000"})
+    classes: tuple[str, ...] = field(
+        default=(), metadata={"help": "as in eval.extract, if not as it noted in the data folder"}
+    )
+    broken: str = field(
+        default="skip",
+        metadata={
+            "help": "what to do about a broken image: leave it out and say so, or stop",
+            "choices": ("skip", "stop"),
+        },
+    )
     margins: tuple[float, ...] = field(
         default=(0.0, 0.01),
         metadata={"help": "errors allowed over the largest model's: a cascade is picked for each", "minimum": 0},
@@ -70,7 +88,9 @@ class Settings:
         default="float32", metadata={"help": "what networks multiply in", "choices": ("float32", "bfloat16")}
     )
     compile: bool = field(default=False, metadata={"help": "compile the networks first (torch.compile)"})
-    threads: int | None = field(default=None, metadata={"help": "CPU threads, if not all", "minimum": 1})
+    threads: int | None = field(
+        default=None, metadata={"help": "CPU threads, if not all", "minimum": 1, "maximum": 1024}
+    )
     loss: str = field(default="top1", metadata={"help": "as in eval.frontier", "choices": ("top1", "excess")})
     points: int = field(default=50, metadata={"help": "as in eval.frontier", "minimum": 1, "maximum": 1000})
     seed: int = field(default=0, metadata={"help": "seed of splits and folds", "minimum": 0, "maximum": 2**31})
@@ -100,13 +120,15 @@ def run(settings: Settings) -> None:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         step("loading the networks")
-        models = load_models(settings, routes)
+        models = load_models(settings, data, routes)
         step("reading the images")
-        images = open_labelled(settings, models)
+        whole = open_whole(settings, models)
+        images = open_labelled(settings, whole)
         step("fitting the cascades")
         fitted, picks = pick_cascades(settings, data, routes)
+        refuse_unlike(fitted, models, settings.data)
         step("decoding the images")
-        unseen = unseen_rows(images, data)
+        unseen = unseen_rows(images, whole, data, home(settings.data))
         trial = Trial(settings, data, routes, fitted, picks, models, images, unseen, device)
         report = trial.report(step)
     show(report)
@@ -121,59 +143,167 @@ def run(settings: Settings) -> None:
 # --- what is run
 
 
-def load_models(settings: Settings, routes: Routes) -> tuple[StageModel, ...]:
-    """The networks of the routes' stages, in order."""
-    from cascades.folder import EMBEDDED, embedded_names
+def load_models(settings: Settings, data: DataFolder, routes: Routes) -> tuple[StageModel, ...]:
+    """The networks of the routes' stages, in order; exits of one network share it."""
     from cascades.zoo import load_cascade
 
+    wanted = list(dict.fromkeys(data.costs.stages[stage].network for stage in routes.stages))
     specs = {spec.partition("=")[0]: spec for spec in settings.models}
     if not specs:
-        where = EMBEDDED / settings.data if settings.data in embedded_names() else Path(settings.data)
-        specs = noted_specs(where)
-    if missing := [stage for stage in routes.stages if stage not in specs]:
+        specs = {name: f"{name}={spec}" for name, spec in noted(settings.data, "networks", {}).items()}
+    if missing := [name for name in wanted if name not in specs]:
         found = ", ".join(specs) or "none"
         raise InputError(
             f"a network for each of {', '.join(missing)}: --models {missing[0]}=NETWORK", found, "--models"
         )
-    return load_cascade([specs[stage] for stage in routes.stages], settings.weights)
+    there = {model.name: model for model in load_cascade([specs[name] for name in wanted], settings.weights)}
+    if missing := [stage for stage in routes.stages if stage not in there]:
+        raise InputError(f"networks with the stages {', '.join(routes.stages)}", ", ".join(there), "--models")
+    return tuple(there[stage] for stage in routes.stages)
 
 
-def noted_specs(folder: Path) -> dict[str, str]:
-    """Stage -> ``STAGE=NETWORK`` as ``eval.extract`` noted it in a data folder; empty if it did not make it."""
+def home(data: str) -> Path:
+    """Where the data folder of that name lies."""
+    from cascades.folder import EMBEDDED, embedded_names
+
+    return EMBEDDED / data if data in embedded_names() else Path(data)
+
+
+def noted(data: str, what: str, otherwise: Any) -> Any:
+    """What ``eval.extract`` noted in the data folder under ``what``; ``otherwise`` if it did not make the folder."""
+    for report in reports(home(data)):
+        return report.get(what, otherwise)
+    return otherwise
+
+
+def reports(folder: Path) -> Iterator[dict[str, Any]]:
+    """What ``eval.extract`` wrote about each part. Raises InputError for anything else under that name."""
     for path in sorted(folder.glob("*extracted.json")):
         try:
-            noted = json.loads(path.read_text("utf-8")).get("networks", {})
-        except (OSError, ValueError, AttributeError) as error:
+            report = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
             raise InputError("what eval.extract writes", str(error), str(path)) from error
-        return {name: f"{name}={spec}" for name, spec in noted.items()}
-    return {}
+        if not isinstance(report, dict):
+            raise InputError("what eval.extract writes", type(report).__name__, str(path))
+        yield report
 
 
-def open_labelled(settings: Settings, models: Sequence[StageModel]) -> Images:
-    """The images, labels numbered as the models' classes."""
-    from cascades.folder import EMBEDDED, embedded_names
-    from cascades.images import open_images, rows_of
+def open_whole(settings: Settings, models: Sequence[StageModel]) -> Images:
+    """All images of the source, labels numbered as the models' classes."""
+    from cascades.extraction import renamed
+    from cascades.images import open_images
 
     where = settings.images
     if where is None:
-        if settings.data not in embedded_names() or not (EMBEDDED / settings.data / PICTURES).exists():
+        where = home(settings.data) / PICTURES
+        if not where.exists():
             raise InputError("images to run on", "none", "--images")
-        where = EMBEDDED / settings.data / PICTURES
     images = open_images(where)
-    rows = rows_of(settings.rows, len(images))
-    images = images.take(rows).numbered_as(models[0].classes)
+    called = settings.classes or tuple(noted(settings.data, "called", ()))
+    if called and settings.images is not None:
+        images = renamed(images, called)
+    return images.numbered_as(models[0].classes)
+
+
+def open_labelled(settings: Settings, whole: Images) -> Images:
+    """The rows of the images that were asked for."""
+    from cascades.images import rows_of
+
+    images = whole.take(rows_of(settings.rows, len(whole)))
     if not len(images):
         raise InputError("at least one image", "none", f"--rows {settings.rows}")
     return images
 
 
-def unseen_rows(images: Images, data: DataFolder) -> list[int]:
-    """Rows of the images that no rule was fitted or picked on. Raises InputError if there are none."""
+@dataclass(frozen=True)
+class Unseen:
+    """Rows of the images that no rule was fitted or picked on, whether the data folder knows any of the images, and
+    what it calls each image if so."""
+
+    rows: list[int]
+    known: bool
+    names: list[str]
+
+
+def unseen_rows(images: Images, whole: Images, data: DataFolder, folder: Path) -> Unseen:
+    """See ``Unseen``. Raises InputError if none is unseen.
+
+    Images are known by their source's name and their own, or, where the source is another name for what the data
+    folder was made from (its fingerprint tells), by their own.
+    """
     seen = {str(one) for name, part in data.parts.items() if name != "test" for one in part.ids.tolist()}
-    unseen = [i for i, name in enumerate(images.names.tolist()) if name not in seen]
+    every = seen | {str(one) for one in data.parts["test"].ids.tolist()}
+    names = images.names.tolist()
+    if not every.intersection(names) and _is_source(whole, folder):
+        called = next(iter(every)).partition("/")[0]
+        names = [f"{called}/{one}" for one in images.ids.tolist()]
+    unseen = [i for i, name in enumerate(names) if name not in seen]
     if not unseen:
         raise InputError("images that the policies were not fitted on", "none", f"--images {images.name}")
-    return unseen
+    return Unseen(unseen, bool(every.intersection(names)), names)
+
+
+def stored_rows(names: Sequence[str], data: DataFolder) -> list[int] | None:
+    """Where the images stand in the test part; None unless all do."""
+    place = {str(one): row for row, one in enumerate(data.parts["test"].ids.tolist())}
+    rows = [place.get(name, -1) for name in names]
+    return rows if min(rows) >= 0 else None
+
+
+def _is_source(whole: Images, folder: Path) -> bool:
+    """Whether some part of the data folder was extracted from these images, whatever they were called then."""
+    from cascades.images import rows_of
+
+    for report in reports(folder):
+        manifest: Any = report.get("manifest")
+        try:
+            rows = rows_of(str(manifest["rows"]), len(whole))
+            if whole.take(rows).fingerprint == manifest["images"]:
+                return True
+        except (InputError, KeyError, TypeError):
+            continue
+    return False
+
+
+def decoded(images: Images, rows: Sequence[int], ways: Sequence[Preprocessing], skip: bool) -> tuple[Any, list[int]]:
+    """Crops (m, h, w, channels) uint8 for each way of cropping, and the rows that could be decoded.
+
+    Raises InputError for a broken image unless it is to be skipped, and if none is whole.
+    """
+    import numpy as np
+    import torch
+
+    from cascades.images import BrokenImage
+
+    crops: list[list[Any]] = [[] for _ in ways]
+    whole = []
+    for row in rows:
+        try:
+            image = images.image(row)
+            made = [way.cropped(image) for way in ways]
+        except BrokenImage:
+            if not skip:
+                raise
+            continue
+        whole.append(row)
+        for some, crop in zip(crops, made, strict=True):
+            some.append(crop)
+    if not whole:
+        raise InputError("an image that is whole", "broken ones only", f"--images {images.name}")
+    pixels = {way.pixels_key: torch.from_numpy(np.stack(some)) for way, some in zip(ways, crops, strict=True)}
+    return pixels, whole
+
+
+def live_of(fitted: Fitted, point: int, on_device: bool, settings: Settings) -> LiveCascade:
+    """The cascade of a point. Raises InputError if what was read holds numbers that don't fit together."""
+    from cascades.live import live_cascade
+
+    try:
+        return live_cascade(fitted, point, on_device)
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError("policies as eval.frontier writes them", str(error), str(settings.policies)) from error
 
 
 @dataclass(frozen=True)
@@ -205,8 +335,7 @@ def pick_cascades(settings: Settings, data: DataFolder, routes: Routes) -> tuple
         reference = float(picking.there.wrong[:, largest].mean())
     else:
         fitted = read_policies(settings.policies / "policies.json")
-        if fitted.sweep.routes.stages != routes.stages or fitted.sweep.routes.paths != routes.paths:
-            raise InputError(f"cascades of {settings.topology}", "of another topology", str(settings.policies))
+        refuse_others(fitted, settings, data, routes)
         cost, error, reference = picked_on(
             settings.policies / "frontier.csv", len(fitted.names), routes.stages[largest]
         )
@@ -218,16 +347,30 @@ def pick_cascades(settings: Settings, data: DataFolder, routes: Routes) -> tuple
     return fitted, found
 
 
-def refuse_other_split(settings: Settings) -> None:
-    """Raises InputError if the policies were fitted with another seed: which examples they saw would be unknown."""
-    assert settings.policies is not None
-    path = settings.policies / "summary.json"
-    try:
-        seed = json.loads(path.read_text("utf-8"))["intervals"]["seed"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError("the summary.json that stands beside policies.json", str(error), str(path)) from error
-    if seed != settings.seed:
-        raise InputError(f"--seed {seed}, with which the policies were fitted", str(settings.seed), "--seed")
+def refuse_others(fitted: Fitted, settings: Settings, data: DataFolder, routes: Routes) -> None:
+    """Raises InputError for policies that were not fitted on this data folder's stages, topology, split and loss."""
+    from cascades.points import digest_of
+
+    where, sweep = str(settings.policies), fitted.sweep
+    if sweep.routes.stages != routes.stages or sweep.routes.paths != routes.paths:
+        raise InputError(f"cascades of {settings.topology}", "of another topology", where)
+    own = [outputs for name, outputs in data.parts.items() if name != "test"]
+    if fitted.examples != digest_of(own):
+        expected = f"policies fitted on {settings.data}, split by --seed {settings.seed}"
+        raise InputError(expected, "policies fitted on other examples", where)
+    if sweep.loss not in ("top1", "excess"):
+        raise InputError("policies fitted for top1 or excess loss", sweep.loss, where)
+
+
+def refuse_unlike(fitted: Fitted, models: Sequence[StageModel], data: str) -> None:
+    """Raises InputError where the networks' answers are of another kind than those that the policies know."""
+    import numpy as np
+
+    reader, classes = fitted.sweep.reader, len(models[0].classes)
+    if np.isnan(reader.temperature).any():
+        raise InputError("policies fitted on logits, which networks give", "some fitted on answers alone", data)
+    if reader.classes != classes:
+        raise InputError(f"outputs over the networks' {classes} classes", f"over {reader.classes}", data)
 
 
 def picked_on(path: Path, points: int, largest: str) -> tuple[Any, Any, float]:
@@ -262,30 +405,27 @@ class Trial:
         picks: Sequence[Pick],
         models: Sequence[StageModel],
         images: Images,
-        rows: Sequence[int],
+        unseen: Unseen,
         device: Any,
     ) -> None:
         import numpy as np
-        import torch
 
         from cascades.extraction import ways_of
-        from cascades.live import live_cascade
         from cascades.runtime import Runtime, networks
         from cascades.trial import Alone, Together
 
         self.settings, self.data, self.routes, self.fitted, self.picks = settings, data, routes, fitted, picks
         self.models, self.device = models, device
-        self.labels, self.left_out = images.labels[list(rows)], len(images) - len(rows)
-        ways = ways_of(models)
-        decoded = [images.image(i) for i in rows]
-        self.pixels = {
-            way.pixels_key: torch.from_numpy(np.stack([way.cropped(image) for image in decoded])) for way in ways
-        }
+        self.pixels, rows = decoded(images, unseen.rows, ways_of(models), settings.broken == "skip")
+        self.labels = images.labels[rows]
+        self.left_out, self.broken = len(images) - len(unseen.rows), len(unseen.rows) - len(rows)
+        self.known = unseen.known
+        self.stored = stored_rows([unseen.names[row] for row in rows], data)
         self.networks = networks(models, device, settings.dtype, settings.compile)
         self.alone = [Alone(net.name, s, net, device) for s, net in enumerate(self.networks)]
         self.cascades: list[Together] = []
         for pick in picks:
-            live = live_cascade(fitted, pick.point, on_device=device.type != "cpu")
+            live = live_of(fitted, pick.point, device.type != "cpu", settings)
             name = f"cascade +{100 * pick.margin:g}"
             plan = None
             if len(live.plans) > 1:  # the coin of the stored outputs' routing
@@ -304,10 +444,17 @@ class Trial:
         )
         step("checking the routing")
         outputs = self._outputs()
+        apart = self._apart(outputs)
         routings = self.fitted.route(outputs)
         rows = [self._row(i, found, routings) for i in range(len(systems))]
         return {
-            "about": {**about(settings, self.device, len(self.labels)), "left_out": self.left_out},
+            "about": {
+                **about(settings, self.device, len(self.labels)),
+                "left_out": self.left_out,
+                "broken": self.broken,
+                "known": self.known,
+                "logits_apart": apart,
+            },
             "systems": rows,
             "break_even": [line for i in range(len(self.cascades)) for line in self._break_even(i, found)],
             "queue": self._queue(found) if settings.queue else None,
@@ -335,6 +482,16 @@ class Trial:
                 stages.append(Stage(network.name, logits=logits))
         n = len(self.labels)
         return Outputs(tuple(stages), self.labels.astype(np.int64), np.arange(n), "test", len(self.models[0].classes))
+
+    def _apart(self, outputs: Outputs) -> float | None:
+        """The largest difference between a logit here and the one stored in the data folder; None if none is there."""
+        import numpy as np
+
+        if self.stored is None:
+            return None
+        there = self.data.parts["test"].of(self.routes.stages).take(np.array(self.stored))
+        pairs = zip(outputs.stages, there.stages, strict=True)
+        return max(float(np.abs(ours.logits - theirs.logits).max()) for ours, theirs in pairs)  # type: ignore[operator]
 
     def _row(self, i: int, race: Race, routings: Sequence[Routing]) -> dict[str, Any]:
         import numpy as np
@@ -406,51 +563,51 @@ class Trial:
         return float(self.routes.cost[np.concatenate([served.path for served in race.served[i]])].mean())
 
     def _break_even(self, i: int, race: Race) -> list[dict[str, Any]]:
-        """For each stage of a cascade that examples left and others went on from: what must stop there to pay."""
+        """For each stage of a cascade that examples left and others went on from: what must stop there to pay.
+
+        Who stops saves what those who go on take from there to their end, on average.
+        """
         import numpy as np
 
-        from cascades.trial import break_even, line
+        from cascades.trial import break_even
 
         system = i + len(self.alone)
         path = np.concatenate([served.path for served in race.served[system]])
         ways = [self.routes.paths[q] for q in path]
+        seconds = np.sum([race.spent(served) for served in race.served[system]], axis=0)
+        through = np.array([sum(stage in way for way in ways) for stage in range(len(seconds))])
+        each = seconds / np.maximum(through, 1)
         found = []
         for stage, name in enumerate(self.routes.stages):
-            through = [way for way in ways if stage in way]
-            onward = [way[way.index(stage) + 1] for way in through if way[-1] != stage]
-            if not through or not onward:
+            onward = [way[way.index(stage) + 1 :] for way in ways if stage in way and way[-1] != stage]
+            if not onward or len(onward) == through[stage]:
                 continue
-            following = max(set(onward), key=onward.count)
-            overhead, slope = line(*zip(*self._cells(race, following), strict=True))
-            sizes = [size for each in race.served[system] for s, size in each.batches if s == stage]
+            saved = sum(each[s] for rest in onward for s in rest) / len(onward)
+            sizes = [size for served in race.served[system] for s, size in served.batches if s == stage]
             batch = int(np.median(sizes))
-            extra = self._policy_seconds(system, stage, race)
-            spent = race.cells[stage, min(sizes, key=lambda size: abs(size - batch))] + extra
+            spent = race.cells[stage, min(sizes, key=lambda size: abs(size - batch))] + self._policy_seconds(
+                system, race
+            )
+            following = [rest[0] for rest in onward]
             found.append(
                 {
                     "system": self.cascades[i].name,
                     "stage": name,
                     "batch": batch,
-                    "pays_above": None if isinf(share := break_even(spent, overhead, slope, batch)) else share,
-                    "stops": 1 - len(onward) / len(through),
-                    "following": self.routes.stages[following],
+                    "pays_above": None if isinf(share := break_even(spent, saved, batch)) else share,
+                    "stops": 1 - len(onward) / int(through[stage]),
+                    "following": self.routes.stages[max(set(following), key=following.count)],
                 }
             )
-        return [
-            {**line, "pays_above": None if line["pays_above"] == float("inf") else line["pays_above"]} for line in found
-        ]
+        return found
 
     @staticmethod
-    def _cells(race: Race, stage: int) -> list[tuple[int, float]]:
-        return [(size, seconds) for (s, size), seconds in race.cells.items() if s == stage]
-
-    def _policy_seconds(self, system: int, stage: int, race: Race) -> float:
+    def _policy_seconds(system: int, race: Race) -> float:
         """What a batch takes beyond its stages (policy, gathering, bookkeeping), for one of its stages."""
         import numpy as np
 
         beyond = np.median(race.seconds[system], axis=0) - race.ideal(system)
         runs = [len(served.batches) for served in race.served[system]]
-        assert stage < len(self.routes.stages)
         return max(0.0, float(beyond.sum() / sum(runs)))
 
     def _queue(self, race: Race) -> list[dict[str, Any]]:
@@ -473,7 +630,7 @@ def queue_row(trial: Trial, i: int, race: Race) -> dict[str, Any]:
     parts = [({key: x[start : start + size] for key, x in trial.pixels.items()}, start) for start in range(0, n, size)]
     worth = []
     for stage in range(len(trial.networks)):
-        cells = trial._cells(race, stage)
+        cells = race.times(stage)
         overhead, slope = line(*zip(*cells, strict=True)) if len(cells) > 1 else (0.0, 1.0)
         worth.append(max(worth_running(overhead, slope, settings.batch), min(settings.batch, 16)))
     live = live_cascade(trial.fitted, trial.picks[i].point)
@@ -552,19 +709,19 @@ def show(report: Mapping[str, Any]) -> None:
     """Print the side-by-side table and the break-even lines."""
     from rich.console import Console
 
-    from eval.table import WIDTH, number, plain_table
+    from eval.table import number, plain_table
 
     console = Console(markup=False, emoji=False, highlight=False)
-    console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
+    console.width = min(console.width, WIDE) if console.is_terminal else WIDE
     here, rows = report["about"], report["systems"]
     words = "compiled, " if here["compiled"] else ""
     table = plain_table(
         f"{here['images']:,} images, batches of {here['batch']}, {words}{here['dtype']}, {here['device']}, "
         f"{here['threads']} threads; {here['rounds']} rounds, alternating"
     )
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")
     for name in ("ms/image", "times faster", "predicted", "/ ideal", "error, %", "points over largest"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", overflow="fold")
     stages = [key.removeprefix("share_") for key in rows[0] if key.startswith("share_")]
     for row in rows:
         predicted = "-" if row["predicted_speedup"] is None else f"{row['predicted_speedup']:.2f}"
@@ -580,11 +737,25 @@ def show(report: Mapping[str, Any]) -> None:
     console.print(table)
     if here["left_out"]:
         console.print(f"{here['left_out']:,} images were left out: the policies were fitted on them.")
+    if here["broken"]:
+        console.print(f"{here['broken']:,} images were left out: they are broken.")
+    apart = here["logits_apart"]
+    if apart is not None and apart > APART:
+        console.print(
+            f"The networks answer otherwise than in the data folder (logits differ by up to {number(apart)}): are they "
+            "those that it was made with?"
+        )
+    if not here["known"]:
+        console.print(
+            "The data folder knows none of these images: if they stand in it under other names, the errors are too low."
+        )
     for row in rows:
         if "routed_as_stored" in row:
             shares = ", ".join(f"{100 * row[f'share_{stage}']:.0f} % at {stage}" for stage in stages)
             same = f"{row['routed_as_stored']:,} of {here['images']:,} examples"
-            console.print(f"{row['system']}: exits {shares}; routed and answered as from stored outputs: {same}.")
+            console.print(
+                f"{row['system']}: exits {shares}; routed and answered as from outputs in whole batches: {same}."
+            )
     for line in report["break_even"]:
         share = line["pays_above"]
         pays = "can't pay" if share is None else f"pays above {100 * share:.0f} % exits"
