@@ -19,7 +19,8 @@ class Outcomes:
     """The stages' own answers on n examples.
 
     ``answer`` (n, k) classes; ``wrong`` (n, k) loss of each, in [0, 1]; ``confidence`` (n, k), higher is surer:
-    what a practitioner would put a threshold on (maximum probability, or the API's own number).
+    what a practitioner would put a threshold on (maximum probability, or the API's own number). ``entropy`` (n, k) of
+    the probabilities as they are; None where some stage has answers alone.
     """
 
     stages: tuple[str, ...]
@@ -27,13 +28,15 @@ class Outcomes:
     wrong: Floats
     confidence: Floats
     part: str
+    entropy: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.answer)
 
     def take(self, rows: Ints) -> Outcomes:
         """The examples ``rows`` (m,)."""
-        return Outcomes(self.stages, self.answer[rows], self.wrong[rows], self.confidence[rows], self.part)
+        entropy = None if self.entropy is None else self.entropy[rows]
+        return Outcomes(self.stages, self.answer[rows], self.wrong[rows], self.confidence[rows], self.part, entropy)
 
     def follow(self, routes: Routes, path: Ints) -> Routing:
         """Everyone takes the path given, (n,) into ``routes.paths``, and answers as its last stage does."""
@@ -49,12 +52,13 @@ def single_outcomes(outputs: Outputs, loss: Loss, calibration: Mapping[int, Answ
     Confidence: the maximum probability of the logits as they are; for answers the number called "confidence" (or
     the first that was measured); where nothing was, how reliable answers of that class are (``calibration``).
     """
-    ranked, confidence = [], []
+    ranked, confidence, entropy = [], [], []
     for s, stage in enumerate(outputs.stages):
         if stage.logits is not None:
             seen = glance(stage.logits, ranks=loss.ranks)
             ranked.append(np.pad(seen.top, ((0, 0), (0, loss.ranks - seen.top.shape[1])), constant_values=NO_ANSWER))
             confidence.append(np.exp(seen.top_logp[:, 0]))
+            entropy.append(np.asarray(seen.entropy, dtype=np.float64))
             continue
         assert stage.answers is not None
         own = stage.answers[:, : loss.ranks]
@@ -68,4 +72,5 @@ def single_outcomes(outputs: Outputs, loss: Loss, calibration: Mapping[int, Answ
         np.stack([loss.of(r, outputs.labels, full) for r in ranked], axis=1),
         np.stack([np.asarray(c, dtype=np.float64) for c in confidence], axis=1),
         outputs.part,
+        np.stack(entropy, axis=1) if len(entropy) == len(outputs.stages) else None,
     )

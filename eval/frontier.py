@@ -54,7 +54,7 @@ class Settings:
         default=POLICIES,
         metadata={
             "help": "policy families to choose from, on held-out folds",
-            "choices": ("constant", "threshold", "logistic", "value", "boosted"),
+            "choices": ("constant", "threshold", "logistic", "value", "boosted", "entropy", "gate"),
         },
     )
     answer: str = field(

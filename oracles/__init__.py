@@ -7,6 +7,7 @@ from collections.abc import Callable
 from cascades.outcomes import Outcomes
 from cascades.routing import OperatingPoint, Routes
 from features.outputs import Floats
+from oracles.entropy import entropy
 from oracles.hard import hard_oracle
 from oracles.joint import joint
 from oracles.myopic import myopic
@@ -26,5 +27,6 @@ ORACLES: dict[str, Oracle] = {
     "uniform": uniform,
     "myopic": myopic,
     "joint": joint,
+    "entropy": entropy,
     "single": single,
 }

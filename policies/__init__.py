@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from policies.boosted import Boosted
 from policies.constant import Constant
+from policies.entropy import Entropy
+from policies.gate import Gate
 from policies.logistic import Logistic
 from policies.policy import Policy
 from policies.threshold import Threshold
@@ -15,6 +17,8 @@ POLICIES: dict[str, Policy] = {
     "logistic": Logistic(),
     "value": Value(),
     "boosted": Boosted(),
+    "entropy": Entropy(),
+    "gate": Gate(),
 }
 """Policy families by name. A new one is a file and a line here; the conformance suite runs over this dict."""
 

@@ -34,6 +34,8 @@ def outcomes_of() -> Callable[..., Outcomes]:
         wrong = (rng.random((n, k)) < np.linspace(0.5, 0.15, k)).astype(np.float32)
         surer = (rng.random((n, k)) < 0.6) * (1 - wrong) / 2
         confidence = surer + rng.integers(0, values, (n, k)) / (2 * values)
-        return Outcomes(tuple(LETTERS[:k]), rng.integers(0, 9, (n, k)), wrong, confidence, part)
+        return Outcomes(
+            tuple(LETTERS[:k]), rng.integers(0, 9, (n, k)), wrong, confidence, part, 2 * (1 - confidence) ** 2
+        )
 
     return make

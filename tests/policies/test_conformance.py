@@ -15,7 +15,7 @@ from features.outputs import Floats, Ints
 from policies import DEFAULT_POLICIES, POLICIES
 from policies.policy import Decision, Policy, cross_fit, named
 
-COLUMNS = ("belief.doubt", "belief.entropy", "a.entropy", "a.margin", "a~b.same", "a.on_belief")
+COLUMNS = ("belief.doubt", "belief.entropy", "a.entropy", "a.margin", "a~b.same", "a.on_belief", "a.gate")
 PRICES = 4
 GRAIN = 1024
 """Costs are multiples of 1 / GRAIN, so that sums of a few of them and powers of two times them are exact."""
@@ -24,7 +24,8 @@ GRAIN = 1024
 def decision(n: int = 240, actions: int = 2, seed: int = 0, columns: tuple[str, ...] = COLUMNS) -> Decision:
     """Going on pays more the larger the first column is; noise and a price that rises with every problem."""
     rng = np.random.default_rng(seed)
-    x = rng.normal(size=(n, len(columns))).astype(np.float32)
+    x = rng.normal(size=(n, len(columns) - 1)).astype(np.float32)
+    x = np.column_stack([x, np.random.default_rng(seed + 1).normal(size=n).astype(np.float32)])
     x[:, 4] = x[:, 4] > 0
     gain = 1 / (1 + np.exp(-2 * x[:, :1] - 0.5 * x[:, 2:3] - 0.3 * rng.normal(size=(n, actions - 1))))
     price = np.linspace(0.1, 0.9, PRICES)
@@ -178,7 +179,7 @@ def test_nobody_beats_the_cheapest_action_of_every_example(policy: Policy, actio
 def test_looking_pays_where_there_is_something_to_see(name: str, actions: int) -> None:
     """Held out: nobody is worse than the best constant but for chance, and who may look gains a third of it all."""
     seen = decision(n=400, actions=actions)
-    seen.x[:, [1, 5]] = seen.x[:, :1]  # each family looks at columns of its own: all of them tell
+    seen.x[:, [1, 2, 5, 6]] = seen.x[:, :1]  # each family looks at columns of its own: all of them tell
     _, chosen = cross_fit(POLICIES[name], seen, np.arange(400) % 4)
     blind, best = seen.costs.mean(axis=0).min(axis=0), seen.costs.min(axis=1).mean(axis=0)
     gained = blind - paid(seen.costs, chosen)
