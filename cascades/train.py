@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from cascades.images import Images
+    from cascades.preprocessing import Preprocessing
 
 BATCH = 128
 MOMENTUM = 0.9
@@ -163,16 +164,16 @@ class Labelled:
     labels: Tensor
 
 
-def load(source: Images, device: torch.device) -> Labelled:
-    """All images of ``source``, decoded, cropped and normalised as the zoo's small networks want them."""
+def load(source: Images, device: torch.device, how: Preprocessing | None = None) -> Labelled:
+    """All images of ``source``, decoded, cropped and normalised as ``how`` says, else as CIFAR-10's networks want."""
     import numpy as np
     import torch
 
     from cascades.zoo import CIFAR_PREPROCESSING
 
-    pixels = np.stack([CIFAR_PREPROCESSING.cropped(source.image(i)) for i in range(len(source))])
-    images = CIFAR_PREPROCESSING.normalise(torch.from_numpy(pixels))
-    return Labelled(images.to(device), torch.from_numpy(source.labels).to(device))
+    how = how or CIFAR_PREPROCESSING
+    pixels = np.stack([how.cropped(source.image(i)) for i in range(len(source))])
+    return Labelled(how.normalise(torch.from_numpy(pixels)).to(device), torch.from_numpy(source.labels).to(device))
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,9 @@ class Training:
                     for group in optimiser.param_groups:
                         group["lr"] = rate
                     rows = order[step * BATCH : (step + 1) * BATCH].to(device)
-                    images = self._augmented(self.data.images[rows], epoch)
+                    small = epoch < self.recipe.small
+                    side, cutout = (SMALL, 0) if small else (0, self.recipe.cutout)
+                    images = augmented(self.data.images[rows], side, cutout)
                     with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed):
                         loss = nn.functional.cross_entropy(self.module(images), self.data.labels[rows])
                     optimiser.zero_grad()
@@ -244,31 +247,6 @@ class Training:
                 say(f"{name}: epoch {epoch + 1} of {self.epochs}: loss {mean:.4f}, {seconds:.1f} s")
                 self._save(checkpoint, optimiser, epoch + 1)
         self.module.eval()
-
-    def _augmented(self, images: Tensor, epoch: int) -> Tensor:
-        """Each image cropped, flipped and blanked by chances of its own."""
-        import torch
-
-        side = SMALL if epoch < self.recipe.small else images.shape[-1]
-        n, _, height, _ = images.shape
-        padded = torch.nn.functional.pad(images, (PAD,) * 4, mode="reflect")
-        low = (height - side) // 2  # a smaller crop is taken from around the middle
-        top = low + torch.randint(0, 2 * PAD + 1, (n, 1, 1))
-        left = low + torch.randint(0, 2 * PAD + 1, (n, 1, 1))
-        across = torch.arange(side).view(1, 1, side).expand(n, 1, side)
-        across = torch.where(torch.rand(n, 1, 1) < 0.5, across.flip(2), across)
-        rows, columns = top + torch.arange(side).view(1, side, 1), left + across
-        at = torch.arange(n).view(n, 1, 1)
-        device = images.device
-        out = padded.permute(0, 2, 3, 1)[at.to(device), rows.to(device), columns.to(device)].permute(0, 3, 1, 2)
-        if self.recipe.cutout and epoch >= self.recipe.small:
-            half = self.recipe.cutout // 2
-            middle = torch.randint(0, side, (2, n, 1, 1))
-            blank = (rows - top - middle[0]).abs().le(half) & (
-                torch.arange(side).view(1, 1, side) - middle[1]
-            ).abs().le(half)
-            out = out.masked_fill(blank[:, None].to(device), 0.0)
-        return out.contiguous(memory_format=torch.channels_last)
 
     def _save(self, path: Path, optimiser: Any, epoch: int) -> None:
         import torch
@@ -296,6 +274,37 @@ class Training:
             return int(held["epoch"])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"a checkpoint of this run {AFRESH}", said(error), str(path)) from error
+
+
+def augmented(images: Tensor, side: int = 0, cutout: int = 0, flip: bool = True, pad: int = PAD) -> Tensor:
+    """Images (n, c, h, w), each moved by up to ``pad`` pixels, flipped and blanked by chances of its own.
+
+    ``side``: of a smaller crop from around the middle, if not 0; ``cutout``: of the blanked square (DeVries & Taylor,
+    2017).
+    """
+    import torch
+
+    side = side or images.shape[-1]
+    n, _, height, _ = images.shape
+    padded = torch.nn.functional.pad(images, (pad,) * 4, mode="reflect")
+    low = (height - side) // 2
+    top = low + torch.randint(0, 2 * pad + 1, (n, 1, 1))
+    left = low + torch.randint(0, 2 * pad + 1, (n, 1, 1))
+    across = torch.arange(side).view(1, 1, side).expand(n, 1, side)
+    if flip:
+        across = torch.where(torch.rand(n, 1, 1) < 0.5, across.flip(2), across)
+    rows, columns = top + torch.arange(side).view(1, side, 1), left + across
+    at = torch.arange(n).view(n, 1, 1)
+    device = images.device
+    out = padded.permute(0, 2, 3, 1)[at.to(device), rows.to(device), columns.to(device)].permute(0, 3, 1, 2)
+    if cutout:
+        half = cutout // 2
+        middle = torch.randint(0, side, (2, n, 1, 1))
+        blank = (rows - top - middle[0]).abs().le(half) & (torch.arange(side).view(1, 1, side) - middle[1]).abs().le(
+            half
+        )
+        out = out.masked_fill(blank[:, None].to(device), 0.0)
+    return out.contiguous(memory_format=torch.channels_last)
 
 
 AFRESH = "(delete it to begin anew, or choose another --out)"

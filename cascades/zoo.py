@@ -326,6 +326,28 @@ def _zoo(name: str, weights: Path | None, pretrained: bool) -> Loaded:
     return _from_file(path, name, read_weights(path), name)
 
 
+def load_plain(name: str, classes: Sequence[str], weights: Path | None) -> Loaded:
+    """A network without exits to be trained: with the weights of the file ``weights``; else a zoo's network with random
+    ones for these ``classes``, any other with its published ones.
+
+    Raises InputError as ``load_stage`` does.
+    """
+    if weights is not None:
+        return _from_file(weights, name, read_weights(weights), name)
+    if name not in ZOO:
+        return _load(name, None, True)
+    architecture = ZOO[name]
+    module = _random(lambda: architecture.build(len(classes)))
+    return Loaded(module, architecture.preprocessing, tuple(classes), "random weights")
+
+
+def find_weights(name: str, where: Path) -> Path:
+    """The file of ``where``, a file or a folder, with the weights of the branched network ``name`` or its backbone."""
+    if where.is_dir() and name in BRANCHED and not any(where.glob(f"{name}.*")):
+        return _zoo_file(BRANCHED[name][0], where)
+    return _zoo_file(name, where) if name in (*ZOO, *BRANCHED) or where.is_dir() else where
+
+
 def _published_exits(name: str) -> Branching:
     from cascades.branches import Branching, Exit
 
