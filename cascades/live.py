@@ -62,9 +62,13 @@ def live_cascade(fitted: Fitted, point: int, on_device: bool = False) -> LiveCas
 
     ``on_device``: logits come as torch tensors, and actions and answers go back as such, wherever they are; else
     numpy arrays. The decisions are those of the stored outputs' routing, but for float32 rounding.
-    Raises InputError for policies that look at pooled features, which a live batch does not bring along.
+    Raises InputError for policies that look at pooled features or gates, which a live batch does not bring along.
     """
     routes = fitted.sweep.routes
+    if fitted.sweep.reader.settings.measured:
+        raise InputError(
+            "policies that look at logits alone (no gate among them)", "some that look at gates", "policies"
+        )
     if fitted.sweep.reader.pooled:
         raise InputError(
             "policies that look at logits alone (--no-pooled)", "some that need pooled features", "policies"

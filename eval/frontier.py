@@ -163,7 +163,13 @@ def fit_settings(settings: Settings) -> FitSettings:
     from features.glance import TOP
 
     ranks = max(TOP, LOSSES[settings.loss].ranks)
-    evidence = EvidenceSettings(settings.calibrate, agreement=settings.agreement, pooled=settings.pooled, ranks=ranks)
+    evidence = EvidenceSettings(
+        settings.calibrate,
+        agreement=settings.agreement,
+        pooled=settings.pooled,
+        measured="gate" in settings.policies,
+        ranks=ranks,
+    )
     return FitSettings(settings.policies, settings.answer, settings.loss, evidence, settings.seed)
 
 

@@ -29,13 +29,14 @@ class EvidenceSettings:
 
     ``calibrate``: a temperature a stage; ``stack``: belief from all stages on the path rather than the last one
     alone; ``agreement``: columns that compare the stages; ``pooled``: a column from the pooled features of stages that
-    have them; ``ranks``: ranked classes kept.
+    have them; ``measured``: numbers that came with a stage's logits, such as a gate's; ``ranks``: ranked classes kept.
     """
 
     calibrate: bool = True
     stack: bool = True
     agreement: bool = True
     pooled: bool = True
+    measured: bool = False
     ranks: int = TOP
 
 
@@ -356,9 +357,9 @@ def _view(reader: Reader, said: Said, path: Path, logp: Floats) -> View:
         if s in said.glances:
             for feature, of in FEATURES.items():
                 columns[f"{name}.{feature}"] = of(said.glances[s])
-        else:
-            stage = said.stages[s]
-            columns |= {f"{name}.{key}": np.asarray(column) for key, column in stage.measured.items()}
+        if s not in said.glances or reader.settings.measured:
+            columns |= {f"{name}.{key}": np.asarray(column) for key, column in said.stages[s].measured.items()}
+        if s not in said.glances:
             columns[f"{name}.reliability"] = _reliability(spoken[:, j], said.ranked[:, s, 0], classes)
         if s in said.doubts:
             columns[f"{name}.pooled_doubt"] = said.doubts[s]

@@ -157,7 +157,12 @@ def _read_npz(path: Path, part: str, stages: Sequence[str]) -> tuple[_Source, Ou
         logits = _matrix(arrays[name], n, "logits", name, source)
         pooled = arrays.get(f"{name}.pooled")
         pooled = None if pooled is None else _matrix(pooled, n, "pooled features", name, source)
-        made.append(Stage(name, logits=logits, pooled=pooled))
+        measured = {
+            key.removeprefix(f"{name}."): _column(array, n, key, source)
+            for key, array in sorted(arrays.items())
+            if key != f"{name}.pooled" and _owner(key, stages) == name and key not in stages
+        }
+        made.append(Stage(name, logits=logits, measured=measured, pooled=pooled))
     classes = arrays[stages[0]].shape[1]
     for name in stages:
         if arrays[name].shape[1] != classes:
@@ -181,7 +186,7 @@ def _arrays(path: Path, stages: Sequence[str]) -> dict[str, NDArray[Any]]:
         for name, times in Counter(name for name, _ in members).items():
             if times > 1:
                 raise InputError("every array once", f"{name!r} {times} times", where)
-            if name not in {"labels", "ids", *stages} and name.removesuffix(".pooled") not in stages:
+            if name not in {"labels", "ids", *stages} and not _owner(name, stages):
                 known = f"labels, ids, or logits of a stage in costs.json ({', '.join(stages)})"
                 raise InputError(known, repr(name), where)
         for name in ("labels", *stages):
@@ -213,6 +218,18 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> NDArr
     with archive.open(info) as stream:
         array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
     return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _column(array: NDArray[Any], n: int, name: str, source: _Source) -> Floats:
+    """``array`` as (n,) float64 if it is n finite numbers."""
+    if array.dtype.kind not in "iufb" or array.shape != (n,):
+        found = f"{array.dtype} of shape {array.shape}"
+        raise InputError(f"{n} numbers, one an example", found, source.at(f"array {name!r}"))
+    column = array.astype(np.float64)
+    if not np.isfinite(column).all():
+        row = int((~np.isfinite(column)).argmax())
+        raise InputError("finite numbers", str(column[row]), source.at(f"array {name!r}", row))
+    return np.asarray(column)
 
 
 def _matrix(array: NDArray[Any], n: int, what: str, stage: str, source: _Source) -> Floats:

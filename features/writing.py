@@ -61,14 +61,14 @@ def write_outputs(outputs: Outputs, folder: Path) -> Path:
 def _arrays(outputs: Outputs) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {"labels": outputs.labels, "ids": outputs.ids}
     for stage in outputs.stages:
-        if stage.logits is None or stage.measured:
-            found = "answers alone" if stage.logits is None else f"measured {', '.join(stage.measured)}"
-            raise InputError("logits and nothing measured in an npz", found, f"stage {stage.name!r}")
+        if stage.logits is None:
+            raise InputError("logits in an npz", "answers alone", f"stage {stage.name!r}")
         if stage.name in arrays:
             raise InputError("names that differ, other than labels and ids", repr(stage.name), "stage")
         arrays[stage.name] = stage.logits
         if stage.pooled is not None:
             arrays[f"{stage.name}.pooled"] = stage.pooled
+        arrays |= {f"{stage.name}.{name}": column for name, column in stage.measured.items()}
     return arrays
 
 

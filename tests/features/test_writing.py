@@ -85,6 +85,11 @@ def test_answers_come_back_as_they_were(tmp_path: Path, data: st.DataObject) -> 
     same(read_parts({"test": path}, outputs.names)["test"], outputs)
 
 
+def test_numbers_beside_logits_come_back(tmp_path: Path) -> None:
+    outputs = logits(measured={"gate": np.array([0.5, -2.0]), "x.y": np.array([1.0, 3.0])})
+    same(read_parts({"fit": write_outputs(outputs, tmp_path)}, ["a"])["fit"], outputs)
+
+
 def test_missing_answers_are_written_as_empty_cells(tmp_path: Path) -> None:
     path = write_outputs(logits(logits=None, answers=np.array([[1, -1], [2, 0]])), tmp_path)
     assert parquet.read_table(path)["a.answer2"].to_pylist() == [None, 0]
@@ -110,7 +115,6 @@ def test_what_is_written_can_be_mapped(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("outputs", "word"),
     [
-        (logits(measured={"score": np.ones(2)}), "measured score"),
         (logits(logits=None), "neither"),
         (logits(logits=None, answers=np.array([[1], [2]]), pooled=np.ones((2, 1))), "pooled"),
         (Outputs((*logits().stages, Stage("b", np.array([[1], [2]]))), np.ones(2, int), np.arange(2), "fit", 3), "'b'"),
