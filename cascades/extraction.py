@@ -422,19 +422,32 @@ def extract(job: Job, progress: Progress, workers: int = 0, tell: Callable[[int]
 
 
 def outputs_of(job: Job, crops: Crops, number: int = 0) -> dict[str, Floats]:
-    """What each stage says on one batch: (b, c) logits under the stage's number, pooled features under "0.pooled"."""
+    """What each stage says on one batch: (b, c) logits under the stage's number, pooled features under "0.pooled".
+
+    The trunk that exits share is run once.
+    """
     from cascades.probing import checked_logits, pooled_of
 
     pixels = dict(zip((way.pixels_key for way in ways_of(job.stages)), crops, strict=True))
     pixels = {key: crop.to(job.device, non_blocking=True) for key, crop in pixels.items()}
     inputs: dict[Preprocessing, Tensor] = {}
     found: dict[str, Floats] = {}
+    trunks: dict[str, Tensor] = {}
     with _exactly(job):
         for i, stage in enumerate(job.stages):
             way = stage.preprocessing
             if way not in inputs:
                 inputs[way] = way.normalise(pixels[way.pixels_key])
-            if job.pooled:
+            if stage.place is not None:
+                place = stage.place
+                state = place.net.segment(place.exit, trunks.get(place.network, inputs[way]))
+                trunks[place.network] = state
+                output = place.net.head(place.exit, state)
+                if job.pooled:
+                    found[f"{i}.pooled"] = _seen_at(stage, inputs[way], state)
+                if place.exit < len(place.net.gates):
+                    found[f"{i}.gate"] = place.net.gate(place.exit, state)[:, None].float().cpu().numpy()
+            elif job.pooled:
                 output, pooled = pooled_of(stage.module, inputs[way])
                 found[f"{i}.pooled"] = pooled.float().cpu().numpy()
             else:
@@ -443,6 +456,17 @@ def outputs_of(job: Job, crops: Crops, number: int = 0) -> dict[str, Floats]:
             where = f"stage {stage.name!r}, images {first} to {first + len(inputs[way]) - 1}"
             found[f"{i}"] = checked_logits(output, len(stage.classes), where).float().cpu().numpy()
     return found
+
+
+def _seen_at(stage: StageModel, inputs: Tensor, state: Tensor) -> Floats:
+    """Averages (b, m) over the feature map at an exit; at the last one what its linear layer is given."""
+    from cascades.branches import pooled
+    from cascades.probing import pooled_of
+
+    assert stage.place is not None
+    inner = stage.place.exit < len(stage.place.net.cuts)
+    seen = pooled(state) if inner else pooled_of(stage.module, inputs)[1]
+    return np.asarray(seen.float().cpu().numpy())
 
 
 @contextmanager
@@ -490,6 +514,8 @@ def assemble(job: Job, progress: Progress, path: Path) -> Extracted:
         arrays[stage.name] = progress.blocks(f"{i}", keep)
         if job.pooled:
             arrays[f"{stage.name}.pooled"] = progress.blocks(f"{i}.pooled", keep)
+        if stage.place is not None and stage.place.exit < len(stage.place.net.gates):
+            arrays[f"{stage.name}.gate"] = np.concatenate([*progress.blocks(f"{i}.gate", keep).blocks])[:, 0]
         answers = np.concatenate([block.argmax(axis=1) for block in progress.blocks(f"{i}", keep).blocks])
         error[stage.name] = float(np.mean(answers != labels))
     with replacing(path) as temporary:

@@ -56,6 +56,8 @@ MEGABYTE = 1e6
 NETWORK = "network"
 WHAT = {
     NETWORK: "pixels on the host to logits on the device: transfer, normalising and network, and the wait for it",
+    "trunk": "for an exit: from the exit before it, or pixels on the host, to where its head begins",
+    "head": "for an exit: from there to logits",
     "transfer": "pixels from the host to the device (part of network)",
     "normalise": "pixels on the device to what the network is given (part of network)",
     "policy": "features and decision, on logits that are there",
@@ -63,6 +65,9 @@ WHAT = {
     "gather": "half of the batch's inputs put together for the next stage",
 }
 """What is timed; every row is one batch."""
+
+OF_EXITS = ("trunk", "head")
+"""What is timed of exits only."""
 
 Work = Callable[[], object]
 Overheads = Mapping[str, Callable[[int], Work]]
@@ -526,14 +531,36 @@ class _Case:
             "decision": self._decision,
             "gather": self._gather,
         }
+        if self.network.trunk is not None:
+            made["trunk"] = self._trunk
+            if self.network.exit < len(self.network.trunk.net) - 1:
+                made["head"] = self._head
         return [
             Task(
                 Cell(self.network.name, what, batch),
                 lambda make=make: make(batch),  # type: ignore[misc]
-                seconds if what == NETWORK else BESIDE * seconds,
+                seconds if what in (NETWORK, *OF_EXITS) else BESIDE * seconds,
             )
             for what, make in made.items()
         ]
+
+    def _trunk(self, batch: int) -> Work:
+        network, host, device = self.network, self._host(batch), self.device
+        if not network.exit:
+            return lambda: network.segment(0, network.inputs(host.to(device, non_blocking=True)))
+        before = self._state(batch, network.exit - 1)
+        return lambda: network.segment(network.exit, before)
+
+    def _head(self, batch: int) -> Work:
+        network, state = self.network, self._state(batch, self.network.exit)
+        return lambda: network.head(state)
+
+    def _state(self, batch: int, last: int) -> Tensor:
+        """What the trunk has come to after segment ``last``."""
+        x = self.network.inputs(self._host(batch).to(self.device))
+        for i in range(last + 1):
+            x = self.network.segment(i, x)
+        return x
 
     def network_work(self, batch: int) -> Work:
         """From pixels on the host to logits on the device."""
@@ -567,11 +594,11 @@ class _Case:
         return work
 
     def _gather(self, batch: int) -> Work:
-        import torch
+        from cascades.runtime import gathered
 
         inputs = self.network.inputs(self._host(batch).to(self.device))
-        rows, device = np.arange(0, batch, 2), self.device
-        return lambda: inputs[torch.from_numpy(rows).to(device, non_blocking=True)]
+        rows = np.arange(0, batch, 2)
+        return lambda: gathered(inputs, rows)
 
 
 @contextmanager

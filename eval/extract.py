@@ -18,6 +18,7 @@ from features.outputs import PARTS
 if TYPE_CHECKING:
     import torch
 
+    from cascades.costs import StageCost
     from cascades.extraction import Extracted, Job
     from cascades.images import Images
     from cascades.zoo import StageModel
@@ -121,7 +122,7 @@ def run(settings: Settings) -> None:
         if ended is None:
             _write_costs(folder, stages)
             workers = default_workers(device) if settings.workers is None else settings.workers
-            news, ended = _extract(job, progress, manifest, workers, folder, names, bar)
+            news, ended = _extract(job, progress, manifest, workers, folder, names, bar, settings.classes)
     _say(news)
     _show(ended, folder, names)
 
@@ -164,6 +165,7 @@ def _extract(
     folder: Path,
     names: _Names,
     bar: Bar,
+    called: Sequence[str],
 ) -> tuple[str, Extracted]:
     from cascades.extraction import assemble, extract, json_text, write_surely
     from cascades.zoo import short_name
@@ -183,7 +185,8 @@ def _extract(
         ended = assemble(job, progress, progress.path / names.outputs)
         report = {
             "manifest": manifest,
-            "networks": {stage.name: short_name(stage.spec)[1] for stage in job.stages},
+            "networks": {network_of(stage): short_name(stage.spec)[1] for stage in job.stages},
+            "called": list(called),
             "images": ended.images,
             "skipped": ended.skipped,
             "error": ended.error,
@@ -310,8 +313,7 @@ def _ended(folder: Path, names: _Names, job: Job, manifest: Mapping[str, Any]) -
 
 def _write_costs(folder: Path, stages: Sequence[StageModel]) -> None:
     """Multiply-adds as costs; measured ones of the same stages stay."""
-    from cascades.costs import Costs, StageCost, read_costs, write_costs
-    from cascades.probing import multiply_adds
+    from cascades.costs import Costs, read_costs, write_costs
 
     names, path = [stage.name for stage in stages], folder / COSTS
     if path.exists():
@@ -321,11 +323,29 @@ def _write_costs(folder: Path, stages: Sequence[StageModel]) -> None:
             )
         return
     try:
-        cost = {stage.name: multiply_adds(stage.module, _shape(stage)) / 1e6 for stage in stages}
+        costs = {stage.name: counted_cost(stage) for stage in stages}
     except InputError as error:
         expected = f"{error.expected}, or a costs.json of your own in {folder}"
         raise InputError(expected, error.found, error.where) from error
-    write_costs(Costs({name: StageCost(name, cost[name], 0.0) for name in names}, UNIT), path)
+    write_costs(Costs(costs, UNIT), path)
+
+
+def counted_cost(stage: StageModel) -> StageCost:
+    """Millions of multiply-adds of one image; of an exit for its head, and its trunk from the exit before."""
+    from cascades.costs import StageCost
+    from cascades.probing import multiply_adds
+
+    if stage.place is None:
+        return StageCost(stage.name, multiply_adds(stage.module, _shape(stage)) / 1e6, 0.0)
+    net, i = stage.place.net, stage.place.exit
+    until = [0, *(cut.work for cut in net.cuts), net.work]
+    head = multiply_adds(net.heads[i], net.cuts[i].shape) / 1e6 if i < len(net.cuts) else 0.0
+    return StageCost(stage.place.network, (until[i + 1] - until[i]) / 1e6, head)
+
+
+def network_of(stage: StageModel) -> str:
+    """What the stage's network is called: the stage itself, unless it is an exit."""
+    return stage.name if stage.place is None else stage.place.network
 
 
 def _shape(stage: StageModel) -> tuple[int, ...]:

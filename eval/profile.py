@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from torch import Tensor
 
+    from cascades.costs import StageCost
     from cascades.images import Images
     from cascades.profiling import Line, Overheads, Profile, Step
     from cascades.zoo import StageModel
@@ -78,7 +79,7 @@ class Settings:
         default="float32", metadata={"help": "precision of the multiplications", "choices": ("float32", "bfloat16")}
     )
     threads: int | None = field(
-        default=None, metadata={"help": "CPU threads, if not all", "minimum": 1, "maximum": 4096}
+        default=None, metadata={"help": "CPU threads, if not all", "minimum": 1, "maximum": 1024}
     )
     compile: bool = field(default=False, metadata={"help": "compile the networks with torch.compile"})
     seconds: float = field(
@@ -112,9 +113,9 @@ def run(settings: Settings) -> None:
         step("loading torch", 0)
         import torch
 
-        from cascades.costs import Costs, StageCost, write_costs
+        from cascades.costs import Costs, write_costs
         from cascades.probing import pick_device
-        from cascades.profiling import NETWORK, Bench, Cell, fit_lines, profile_stages
+        from cascades.profiling import NETWORK, Bench, fit_lines, profile_stages
         from cascades.zoo import load_cascade
 
         device = pick_device(settings.device)
@@ -127,6 +128,7 @@ def run(settings: Settings) -> None:
             images = open_images(settings.data)
         step("loading the models", 0)
         models = load_cascade(settings.models, settings.weights, settings.pretrained)
+        refuse_other_stages(folder.path, models)
         pixels = pixels_of(models, batches[-1], images, settings.seed)
         work = {model.name: _multiply_adds(model, pixels[model.preprocessing.pixels_key]) for model in models}
         bench = Bench(device, batches, settings.dtype, settings.compile, settings.seconds, seed=settings.seed)
@@ -135,10 +137,7 @@ def run(settings: Settings) -> None:
         about = _about(settings, device)
         frame = profile_frame(found, models, work)
         costs = Costs(
-            {
-                m.name: StageCost(m.name, found.timings[Cell(m.name, NETWORK, quoted)].median / quoted, 0.0)
-                for m in models
-            },
+            {model.name: stage_cost(model, found, quoted) for model in models},
             UNIT,
             about["device"],
             quoted,
@@ -153,6 +152,32 @@ def run(settings: Settings) -> None:
     show(frame, whole, _title(about), quoted, [*written, folder.path / COSTS])
     if earlier is not None:
         _say(agreement(frame, earlier))
+
+
+def stage_cost(model: StageModel, found: Profile, quoted: int) -> StageCost:
+    """What a stage costs, ms an image at batch ``quoted``; an exit pays its head, and its trunk if nobody has."""
+    from cascades.costs import StageCost
+    from cascades.profiling import NETWORK, Cell
+
+    def cost(what: str) -> float:
+        cell = Cell(model.name, what, quoted)
+        return found.timings[cell].median / quoted if cell in found.timings else 0.0
+
+    if model.place is None:
+        return StageCost(model.name, cost(NETWORK), 0.0)
+    return StageCost(model.place.network, cost("trunk"), cost("head"))
+
+
+def refuse_other_stages(folder: Path, models: Sequence[StageModel]) -> None:
+    """Raises InputError for a data folder of other stages: without its costs it could not be read any more."""
+    from cascades.costs import read_costs
+
+    path = folder / COSTS
+    if not path.is_file() or not any(folder.glob("*outputs.npz")):
+        return
+    there, here = list(read_costs(path).stages), [model.name for model in models]
+    if set(there) != set(here):
+        raise InputError(f"the stages of the data folder, {', '.join(there)}", ", ".join(here), f"--out {folder}")
 
 
 def overheads(models: Sequence[StageModel], device: torch.device) -> Mapping[str, Overheads]:

@@ -18,6 +18,7 @@ from cascades.profiling import (
     MEGABYTE,
     MOST_REPEATS,
     NETWORK,
+    OF_EXITS,
     UNSEEN,
     WHAT,
     Bench,
@@ -440,7 +441,7 @@ def tiny_stage(name: str) -> Any:
     from cascades.preprocessing import Preprocessing
 
     how = Preprocessing(None, (4, 5), "bilinear", (0.5,) * 3, (0.5,) * 3)
-    return SimpleNamespace(name=name, spec=name, module=Tiny().eval(), preprocessing=how, parameters=12)
+    return SimpleNamespace(name=name, spec=name, module=Tiny().eval(), preprocessing=how, parameters=12, place=None)
 
 
 class Ticks:
@@ -467,7 +468,7 @@ def test_every_stage_batch_and_thing_around_it_is_measured(tmp_path: Path) -> No
         return lambda: policy.append(batch)
 
     found = profiled(tmp_path, stages, extra={"policy": {"a": make}})
-    own = [Cell(s, what, b) for s in "ab" for what in WHAT if what != "policy" for b in (1, 4)]
+    own = [Cell(s, what, b) for s in "ab" for what in WHAT if what not in ("policy", *OF_EXITS) for b in (1, 4)]
     assert sorted(found.timings) == sorted([*own, Cell("a", "policy", 1), Cell("a", "policy", 4)])
     assert all((each.times == 1).all() for each in found.timings.values())
     assert found.timings[Cell("a", NETWORK, 4)].repeats == 60
