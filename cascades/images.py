@@ -14,6 +14,7 @@ import tarfile
 import warnings
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -146,9 +147,11 @@ class Images:
     def numbered_as(self, classes: Sequence[str]) -> Images:
         """The same images with labels that index ``classes``, a network's list.
 
-        Classes are found by name. Lists of one length that agree in order but for synonyms and case count as equal,
-        folders called by ImageNet's wnids are matched with a list of its thousand classes, and classes without names
-        keep their numbers. Raises InputError for a class that occurs in the images and not in the list.
+        Classes are found by name, "02" as 2 in a list of numbers. Lists of one length that agree in order but for
+        synonyms and case count as equal, folders called by ImageNet's wnids are matched with a list of its thousand
+        classes, and classes keep their numbers where the images have no names for them, or where the list is of bare
+        numbers and as many images' classes are called otherwise, all of them. Raises InputError for a class that
+        occurs in the images and not in the list, naming the first such image.
         """
         if tuple(classes) == self.classes:
             return self
@@ -460,24 +463,42 @@ def _unreadable(path: Path) -> Iterator[None]:
 
 def _places(images: Images, classes: tuple[str, ...]) -> Ints:
     """Where each class of ``images`` stands in ``classes``; -1 for one that does not, and does not occur."""
-    n, where = len(images.classes), images.reader.where(images.rows[0])
-    used = np.unique(images.labels)
-    if not images.named or (len(classes) == n and all(name == str(i) for i, name in enumerate(classes))):
-        if used[-1] >= len(classes):
-            raise InputError(f"labels below {len(classes)}, the network's number of classes", str(used[-1]), where)
+    if not images.named:
+        beyond = images.labels >= len(classes)
+        if beyond.any():
+            row = int(beyond.argmax())
+            expected = f"labels below {len(classes)}, the network's number of classes"
+            raise InputError(expected, str(images.labels[row]), images.reader.where(images.rows[row]))
+        return np.arange(len(images.classes))
+    n, used, names = len(images.classes), np.unique(images.labels), images.classes
+    numbers = classes == tuple(str(i) for i in range(len(classes)))
+    if numbers:  # "02" is 2
+        names = tuple(str(int(name)) if re.fullmatch(r"[0-9]{1,18}", name) else name for name in names)
+    places = _by_name(names, classes)
+    if (places[used] >= 0).all() and len(set(names)) == n:
+        return places
+    first = [[name.split(",")[0].strip().casefold() for name in each] for each in (names, classes)]
+    if len(classes) == n and not numbers and sum(map(str.__eq__, *first)) >= ALIKE * n:
         return np.arange(n)
-    first = [[name.split(",")[0].strip().casefold() for name in names] for names in (images.classes, classes)]
-    if len(classes) == n and sum(map(str.__eq__, *first)) >= ALIKE * n:
-        return np.arange(n)
-    if len(classes) == IMAGENET_CLASSES and all(map(WNID.fullmatch, images.classes)):
-        classes = _wnids(images.classes, where)
-    places = np.array([classes.index(name) if classes.count(name) == 1 else -1 for name in images.classes])
+    if len(classes) == IMAGENET_CLASSES and all(map(WNID.fullmatch, names)):
+        classes = _wnids(names, images.reader.where(images.rows[0]))
+        places = _by_name(names, classes)
+    elif len(classes) == n and numbers and not set(names).intersection(classes):
+        return np.arange(n)  # a network whose classes have no names
     if (places[used] < 0).any():
-        missing = images.classes[used[(places[used] < 0).argmax()]]
+        missing = used[(places[used] < 0).argmax()]
         known = ", ".join(classes[:5]) + (f", ... ({len(classes)} in all)" if len(classes) > 5 else "")
-        found = f"{missing!r}, which is {'twice' if classes.count(missing) else 'not'} among them"
+        times = "twice" if classes.count(names[missing]) else "not"
+        found = f"{images.classes[missing]!r}, which is {times} among them"
+        where = images.reader.where(images.rows[int((images.labels == missing).argmax())])
         raise InputError(f"images of the network's classes ({known})", _shown(found), where)
     return places
+
+
+def _by_name(names: Sequence[str], classes: Sequence[str]) -> Ints:
+    """Where each of ``names`` stands in ``classes``, -1 unless it stands there once."""
+    times, place = Counter(classes), {name: i for i, name in enumerate(classes)}
+    return np.array([place[name] if times[name] == 1 else -1 for name in names])
 
 
 def _wnids(found: tuple[str, ...], where: str) -> tuple[str, ...]:
@@ -1127,7 +1148,9 @@ def _indexed(path: Path) -> dict[str, tuple[int, int, int | str]]:
     except tarfile.ReadError as error:
         raise InputError("a tar file that is not compressed (it is read here and there)", str(error), where) from error
     with archive:
+        end_at = 0
         while (member := archive.next()) is not None:
+            end_at = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             archive.members.clear()  # type: ignore[attr-defined, unused-ignore]  # or it keeps a million of them
             folder, _, base = member.name.rpartition("/")
             stem, _, end = base.rpartition(".")
@@ -1149,6 +1172,10 @@ def _indexed(path: Path) -> dict[str, tuple[int, int, int | str]]:
                     raise InputError("a number or a name", "no text", f"{where}, {_shown(member.name)}")
                 if end == "cls":
                     alone[key] = member.name
+    with path.open("rb") as file:
+        file.seek(end_at)
+        if file.read(2 * tarfile.BLOCKSIZE) != bytes(2 * tarfile.BLOCKSIZE):
+            raise InputError("a whole tar file, which ends with two blocks of zeros", "one that is cut off", where)
     for key, name in alone.items():
         if key not in pictures:
             expected = f"an image beside every label ({', '.join(sorted(EXTENSIONS))})"
@@ -1163,6 +1190,18 @@ def _indexed(path: Path) -> dict[str, tuple[int, int, int | str]]:
             raise InputError(f"{key}.cls or {key}.json with one of {', '.join(LABELS)}", "neither", where)
         found[name] = (start, size, labels[key])
     return found
+
+
+def _check_end(path: Path, place: int) -> None:
+    """Raises InputError unless the two blocks of zeros that end a tar file stand at ``place``, where tarfile, which
+    takes anything for an end that is no head of a file, saw the last one end."""
+    size = 2 * tarfile.BLOCKSIZE
+    with path.open("rb") as stream:
+        stream.seek(place)
+        end = stream.read(size)
+    if len(end) < size or any(end):
+        found = "a truncated file" if len(end) < size else f"a damaged file: no head of a file at byte {place}"
+        raise InputError("a whole tar file, with the two blocks of zeros at its end", found, _shown(str(path)))
 
 
 def _label(data: bytes, is_json: bool) -> int | str | None:

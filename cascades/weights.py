@@ -26,6 +26,9 @@ NESTED = ("state_dict", "model_state_dict", "model", "module")
 PREFIXES = ("module.", "_orig_mod.")
 """What nn.DataParallel and torch.compile put in front of every name."""
 
+COUNTER = "num_batches_tracked"
+"""How the names of batch normalisation's counters end."""
+
 DIGEST_CHUNK = 1 << 20
 
 SHOWN = 3
@@ -119,26 +122,63 @@ def _stripped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def put_weights(module: nn.Module, tensors: Mapping[str, Tensor], expected: str, where: str) -> None:
     """Load ``tensors`` into ``module``; counters of batches, which nothing reads, may be missing.
 
-    Auxiliary heads that the network lacks are left out. Raises InputError that names what differs.
+    Auxiliary heads that the network lacks are left out. Floating-point numbers may have 16, 32 or 64 bits. Raises
+    InputError that names what differs: names, shapes, the kind of numbers, or how a tensor is stored.
     """
     own = module.state_dict()
     heads = tuple(head for head in ("aux1.", "aux2.", "AuxLogits.") if not any(name.startswith(head) for name in own))
     given = {name: value for name, value in tensors.items() if not name.startswith(heads)} if heads else dict(tensors)
-    missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
+    missing = [name for name in own if name not in given and not name.endswith(COUNTER)]
     strange = [name for name in given if name not in own]
+    both = [name for name in own if name in given]
+    stored = {name: how for name in both if (how := _stored(given[name]))}
     shapes = [
         f"{name} of shape {tuple(given[name].shape)} in place of {tuple(own[name].shape)}"
-        for name in own
-        if name in given and given[name].shape != own[name].shape
+        for name in both
+        if name not in stored and given[name].shape != own[name].shape
+    ]
+    kinds = [
+        f"{name} of {given[name].dtype} in place of {own[name].dtype}"
+        for name in both
+        if not _same_kind(given[name], own[name], name)
     ]
     differ = [
-        f"{label} {listed(names)}"
-        for label, names in (("no", missing), ("besides these", strange), ("", shapes))
+        f"{label} {listed(names)}".strip()
+        for label, names in (
+            ("no", missing),
+            ("besides these", strange),
+            ("", shapes),
+            ("", [f"{name} stored as {how}" for name, how in stored.items()]),
+            ("", kinds),
+        )
         if names
     ]
     if differ:
         raise InputError(expected, "; ".join(differ), where)
     module.load_state_dict(given, strict=False)
+
+
+def _stored(value: Tensor) -> str:
+    """How a tensor is stored if not as all of its numbers in rows and columns, else nothing."""
+    import torch
+
+    if value.is_nested:
+        return "a list of tensors"
+    if value.is_meta:
+        return "a shape without numbers"
+    return "" if value.layout == torch.strided else str(value.layout)
+
+
+def _same_kind(given: Tensor, own: Tensor, name: str) -> bool:
+    """Whether the numbers of one tensor can stand for the other's: any floating-point ones for such, integers for
+    integers, and either for a counter, which halving a whole file makes floating-point too."""
+    import torch
+
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    integers = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    if name.endswith(COUNTER):
+        return given.dtype in (*floats, *integers)
+    return given.dtype == own.dtype or any(given.dtype in kind and own.dtype in kind for kind in (floats, integers))
 
 
 def listed(names: Sequence[str]) -> str:

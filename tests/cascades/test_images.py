@@ -660,6 +660,26 @@ def test_labels_follow_the_networks_classes(tmp_path: Path) -> None:
     assert open_images(root, classes=["0", "1"]).labels.tolist() == [0, 1, 1]  # a network without names
 
 
+def test_folders_called_by_numbers_are_matched_by_name(tmp_path: Path) -> None:
+    names = [str(i) for i in range(12)]
+    root = tree(tmp_path / "r", *(f"{name}/{name}.jpg" for name in names))
+    for only in (names, names[:11], ["10", "2"]):
+        images = open_images(root, classes=names)
+        labels = dict(zip(images.ids.tolist(), images.labels.tolist(), strict=True))
+        assert all(labels[f"{name}/{name}.jpg"] == int(name) for name in only)
+    some = tree(tmp_path / "s", "10/a.jpg", "2/b.jpg")
+    assert open_images(some, classes=names).labels.tolist() == [10, 2]
+
+
+def test_the_row_of_an_unknown_class_is_named(tmp_path: Path) -> None:
+    root = tree(tmp_path / "r", "cat/1.jpg", "dog/2.jpg", "eel/3.jpg")
+    with refused("'eel', which is not", "3.jpg"):
+        open_images(root, classes=["cat", "dog"])
+    np.savez(tmp_path / "x.npz", images=PIXELS, labels=np.where(np.arange(len(LABELS)) == 4, 9, 1))
+    with refused("found 9", "row 4"):
+        open_images(tmp_path / "x.npz", classes=NAMES[:5])
+
+
 def test_classes_without_names_keep_their_numbers(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=PIXELS, labels=LABELS)
     images = open_images(tmp_path / "x.npz", classes=NAMES)
@@ -1067,6 +1087,16 @@ def test_files_by_folder_list_braces_and_marks(tmp_path: Path) -> None:
         open_images(tmp_path / "t-*.tar")
     with refused("ids that differ", "s-00.tar/0a.jpg twice"):
         open_images(tmp_path / f"s-00.tar,{tmp_path}/s-00.tar")
+
+
+def test_a_tar_that_was_cut_off_is_told(tmp_path: Path) -> None:
+    whole = write_tar(tmp_path / "whole.tar", samples(*"abcdef")).read_bytes()
+    end = len(whole.rstrip(b"\0"))
+    assert len(open_images(tmp_path / "whole.tar")) == 6
+    for length in (512, 700, 1024, len(whole) // 3, len(whole) // 2, end - 600, end + 511 - (end + 511) % 512):
+        (tmp_path / "cut.tar").write_bytes(whole[:length])
+        with refused("cut.tar"):
+            open_images(tmp_path / "cut.tar")
 
 
 def test_labels_as_names_and_in_json(tmp_path: Path) -> None:

@@ -367,6 +367,17 @@ def test_a_file_of_ones_own_network(tmp_path: Path) -> None:
         load_stage(f"file:{path}")
 
 
+@pytest.mark.parametrize("kind", ["int", "complex", "sparse"])
+def test_weights_of_another_type_are_told_by_name(kind: str, tmp_path: Path) -> None:
+    weights = dict(ZOO["lenet"].build(10).state_dict())
+    name = "classifier.1.weight"
+    made = {"int": lambda x: x.int(), "complex": lambda x: x.to(torch.complex64), "sparse": lambda x: x.to_sparse()}
+    weights[name] = made[kind](weights[name])
+    torch.save(weights, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=name.replace(".", r"\.")):
+        load_stage(f"file:{tmp_path / 'w.pth'}@lenet")
+
+
 def test_weights_of_torchvision_for_other_classes(tmp_path: Path) -> None:
     from torchvision import models
 
