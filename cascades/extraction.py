@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -218,7 +219,8 @@ class Progress:
         """
         if (self.path / MANIFEST).is_file():
             refuse_others(read_json(self.path / MANIFEST), manifest, f"{self.path} {AFRESH}")
-            done = int((self.path / DONE).read_bytes())
+            done = self.done()
+            self._check_arrays(done, len(manifest.get("stages", ())))
             with replacing(self.path / BROKEN) as temporary:
                 lines = (json.dumps(line) + "\n" for line in self.broken(done))
                 temporary.write_text("".join(lines), "utf-8")
@@ -228,6 +230,35 @@ class Progress:
         (self.path / BROKEN).write_bytes(b"")
         write_surely(self.path / MANIFEST, json_text(manifest))
         return 0
+
+    def done(self) -> int:
+        """How many batches are recorded as done. Raises InputError if the record is damaged."""
+        path = self.path / DONE
+        text = path.read_bytes() if path.is_file() else b""
+        if not re.fullmatch(rb"\d{20}\n", text) or int(text) > -(-self.rows // self.batch):
+            expected = f"a number of batches that an earlier run wrote {AFRESH}"
+            raise InputError(expected, repr(text[:30]) if path.is_file() else "no file", str(path))
+        return int(text)
+
+    def _check_arrays(self, done: int, stages: int) -> None:
+        """Raises InputError unless every stage's array holds the rows of the batches that are done."""
+        if not (self.path / BROKEN).is_file():
+            raise InputError(f"the list of broken images {AFRESH}", "no file", str(self.path / BROKEN))
+        broken = {row for row, _ in self.broken(done)}
+        rows = range(min(done * self.batch, self.rows) - 1, -1, -1)
+        last = next((row for row in rows if row not in broken), -1)
+        for i in range(stages) if last >= 0 else ():
+            path = self.path / f"{i}.npy"
+            try:
+                with path.open("rb") as file:
+                    npy.read_magic(file)
+                    (_, width), _, _ = npy.read_array_header_1_0(file)
+                    wanted, size = file.tell() + (last + 1) * width * SCALAR.itemsize, path.stat().st_size
+                found = "" if size >= wanted else f"{size} bytes"
+            except (OSError, ValueError) as error:
+                found = str(getattr(error, "strerror", "") or error)
+            if found:
+                raise InputError(f"an array with the {last + 1} rows that are done {AFRESH}", found, str(path))
 
     def put(self, name: str, start: int, block: Floats) -> None:
         """Write the rows from ``start`` on of array ``name``; ``block`` is (b, m)."""
@@ -312,12 +343,15 @@ def _flat(tree: Any, name: str = "") -> dict[str, Any]:
     }
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds that an earlier run wrote; raises InputError if it is not JSON."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that an earlier run wrote; raises InputError if it is none."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise InputError("JSON as an earlier run wrote it", str(error), f"{path} {AFRESH}") from error
+    if not isinstance(found, dict):
+        raise InputError("JSON as an earlier run wrote it", type(found).__name__, f"{path} {AFRESH}")
+    return found
 
 
 def json_text(value: Any) -> bytes:
@@ -390,7 +424,7 @@ def extract(job: Job, progress: Progress, workers: int = 0, tell: Callable[[int]
     """
     import torch
 
-    done = int((progress.path / DONE).read_bytes())
+    done = progress.done()
     refuse_broken(job, progress.broken(done))
     recorded, last = done, -RECORD_SECONDS
     if done == job.batches:

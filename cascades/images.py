@@ -1148,9 +1148,7 @@ def _indexed(path: Path) -> dict[str, tuple[int, int, int | str]]:
     except tarfile.ReadError as error:
         raise InputError("a tar file that is not compressed (it is read here and there)", str(error), where) from error
     with archive:
-        end_at = 0
         while (member := archive.next()) is not None:
-            end_at = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             archive.members.clear()  # type: ignore[attr-defined, unused-ignore]  # or it keeps a million of them
             folder, _, base = member.name.rpartition("/")
             stem, _, end = base.rpartition(".")
@@ -1172,10 +1170,7 @@ def _indexed(path: Path) -> dict[str, tuple[int, int, int | str]]:
                     raise InputError("a number or a name", "no text", f"{where}, {_shown(member.name)}")
                 if end == "cls":
                     alone[key] = member.name
-    with path.open("rb") as file:
-        file.seek(end_at)
-        if file.read(2 * tarfile.BLOCKSIZE) != bytes(2 * tarfile.BLOCKSIZE):
-            raise InputError("a whole tar file, which ends with two blocks of zeros", "one that is cut off", where)
+        _check_end(path, archive.offset)
     for key, name in alone.items():
         if key not in pictures:
             expected = f"an image beside every label ({', '.join(sorted(EXTENSIONS))})"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +27,11 @@ if TYPE_CHECKING:
     from cascades.zoo import StageModel
 
 COSTS = "costs.json"
+LEFT = re.compile(
+    r"\.(?:try|(?:.*\.)?(?:outputs\.npz|extracted\.json|broken\.txt)|costs\.json)\.(\d{1,9})(?:\.[0-9a-f]{8})?\.(?:part|tmp)"
+)
+"""Names of this program's temporary files in a data folder, with the process that wrote them."""
+
 UNIT = "million multiply-adds per image"
 UNCROPPED = (224, 224)
 """Height and width that the multiply-adds are counted at for a network that takes any."""
@@ -96,6 +104,7 @@ def run(settings: Settings) -> None:
     names = _Names(settings.part)
     folder = writable(settings.out, "--out", (names.outputs, names.report, names.broken, COSTS)).path
     with _alone(folder), _bar() as bar:
+        _sweep(folder)
         _refuse_mixed_parts(folder, names)
         bar("looking at the images", 0, None)
         whole = open_images(settings.images)
@@ -299,7 +308,10 @@ def _ended(folder: Path, names: _Names, job: Job, manifest: Mapping[str, Any]) -
     if not path.is_file():
         raise InputError("outputs that this command wrote, or none", "others", f"{outputs} {AFRESH}")
     report = read_json(path)
+    if missing := {"manifest", "images", "skipped", "error"} - report.keys():
+        raise InputError("a report as an earlier run wrote it", f"none of {min(missing)}", f"{path} {AFRESH}")
     refuse_others(report["manifest"], manifest, f"{outputs} {AFRESH}")
+    _refuse_damaged(outputs, job)
     skipped = []
     if report["skipped"]:
         lines = (folder / names.broken).read_text("utf-8").splitlines()
@@ -309,6 +321,39 @@ def _ended(folder: Path, names: _Names, job: Job, manifest: Mapping[str, Any]) -
                 "whole images, or --broken skip", f"{len(skipped)} left out by an earlier run", str(outputs)
             )
     return Extracted(report["images"], tuple(skipped), report["error"])
+
+
+def _refuse_damaged(outputs: Path, job: Job) -> None:
+    """Raises InputError unless the file is whole, as far as its table of contents tells."""
+    from cascades.extraction import AFRESH
+
+    try:
+        with zipfile.ZipFile(outputs) as archive:
+            there = {info.filename.removesuffix(".npy") for info in archive.infolist()}
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError("a whole file", str(error), f"{outputs} {AFRESH}") from error
+    if missing := [name for name in ("labels", *(stage.name for stage in job.stages)) if name not in there]:
+        raise InputError("a file with labels and the stages' logits", f"no {missing[0]}", f"{outputs} {AFRESH}")
+
+
+def _sweep(folder: Path) -> None:
+    """Take away what runs that were killed left in the folder; what a living process writes stays."""
+    for path in folder.glob(".*"):
+        left = LEFT.fullmatch(path.name)
+        if left and path.is_file() and not _alive(int(left[1])):
+            path.unlink(missing_ok=True)
+    for part in (None, *PARTS):
+        shutil.rmtree(folder / f"{_Names(part).progress}.done", ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def _write_costs(folder: Path, stages: Sequence[StageModel]) -> None:

@@ -374,6 +374,7 @@ def test_another_run_s_folder_is_refused_by_what_differs(tmp_path: Path) -> None
 def test_broken_images_of_a_batch_that_was_not_done_are_forgotten(tmp_path: Path) -> None:
     progress = Progress(tmp_path / "p", N, 4)
     progress.begin(MANIFEST)
+    progress.put("0", 0, np.zeros((4, 2), np.float32))
     progress.put_broken([(1, "torn"), (3, "empty")])
     progress.record(1)
     progress.put_broken([(4, "torn")])

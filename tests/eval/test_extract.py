@@ -256,6 +256,49 @@ def test_settings_of_a_run_that_goes_on_are_the_same(
     refused(capsys, flags("--rows", ":9", "--part", "fit", source=many), ".all.extracting beside fit.outputs.npz")
 
 
+@pytest.mark.parametrize("damage", ["done empty", "done far", "done gone", "array gone", "array cut", "broken gone"])
+def test_a_damaged_beginning_is_told_and_not_gone_on_from(
+    damage: str, flags: Callable[..., list[str]], many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped = flags("--batch", "5", "--broken", "stop", "--rows", "50:", source=many)
+    assert main(stopped) == 2
+    capsys.readouterr()
+    there = tmp_path / "x" / ".all.extracting"
+    name, how = damage.split()
+    path = there / {"done": "done", "array": "0.npy", "broken": "broken.jsonl"}[name]
+    content = {"empty": b"", "far": b"%020d\n" % 10**9, "cut": path.read_bytes()[:200], "gone": b""}[how]
+    path.unlink() if how == "gone" else path.write_bytes(content)
+    refused(capsys, stopped, path.name, "delete it to begin anew")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("extracted.json", b"{}"), ("extracted.json", b"[]"), ("outputs.npz", b"PK\3\4 and no more")]
+)
+def test_a_damaged_end_is_told(
+    name: str, content: bytes, flags: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags()) == 0
+    capsys.readouterr()
+    (tmp_path / "x" / name).write_bytes(content)
+    refused(capsys, flags(), name, "delete it to begin anew")
+
+
+def test_what_killed_runs_left_is_swept_away_and_nothing_else(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    (folder / ".all.extracting.done").mkdir(parents=True)
+    (folder / ".all.extracting.done" / "0.npy").write_bytes(b"x" * 100)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    gone = [f".try.{dead.pid}.part", f".costs.json.{dead.pid}.0123abcd.tmp"]
+    kept = [".mine", f".costs.json.{os.getpid()}.0123abcd.tmp", ".try.x.part", "notes.tmp"]
+    for name in (*gone, *kept):
+        (folder / name).write_bytes(b"")
+    assert main(flags()) == 0
+    names = {path.name for path in folder.iterdir()}
+    assert names.isdisjoint({*gone, ".all.extracting.done"})
+    assert names >= set(kept)
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
