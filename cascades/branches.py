@@ -215,7 +215,7 @@ def _named(traced: Traced, name: str) -> Cut:
     modules = dict(traced.module.named_modules())
     there = [cut.layer for _, cut in traced.cuts]
     if name not in modules and name not in there:
-        near = get_close_matches(name, [*there, *filter(None, modules)], n=SHOWN, cutoff=0.4)
+        near = get_close_matches(name, dict.fromkeys([*there, *filter(None, modules)]), n=SHOWN, cutoff=0.4)
         listed = ", ".join(near or there[:SHOWN])
         raise InputError(f"a layer of the network, such as {listed}", repr(name), "exits")
     # the end of a module inside another that ends at the same node

@@ -41,7 +41,7 @@ class Recipe:
     """How long and how fast one network learns; set once, from what such networks commonly need, and not tuned.
 
     ``small``: epochs at the beginning in which images are cropped to 24 pixels, which costs about half the time;
-    ``cutout``: side of the square that is blanked in every image.
+    ``cutout``: side of the square that is blanked in every image; ``flip``: left and right change places at random.
     """
 
     epochs: int
@@ -49,14 +49,21 @@ class Recipe:
     cutout: int = 0
     rate: float = 0.1
     decay: float = 5e-4
+    flip: bool = True
 
+
+EMBEDDED = ("cifar_alexnet", "cifar_googlenet", "cifar_wide_resnet10")
+"""Networks of the embedded cascade."""
 
 RECIPES = {
     "cifar_alexnet": Recipe(epochs=30),
     "cifar_googlenet": Recipe(epochs=20),
     "cifar_wide_resnet10": Recipe(epochs=16, small=5, cutout=8),
+    "branchy_alexnet": Recipe(epochs=20),
+    "lenet": Recipe(epochs=20, flip=False),
 }
-"""Networks of the embedded cascade. Another network learns as the last one does."""
+OTHERS = Recipe(epochs=30)
+"""How a network learns that has no recipe."""
 
 SMALL = 24
 
@@ -67,7 +74,7 @@ class Settings:
 
     images: Path = field(metadata={"help": "labelled training images: an .npz of JPEG bytes, or a folder a class"})
     test: Path | None = field(default=None, metadata={"help": "labelled images that the accuracy is reported on"})
-    models: tuple[str, ...] = field(default=tuple(RECIPES), metadata={"help": "networks of the zoo, trained in turn"})
+    models: tuple[str, ...] = field(default=EMBEDDED, metadata={"help": "networks of the zoo, trained in turn"})
     rows: str = field(
         default=":", metadata={"help": "which of the images to train on, such as :40000; keep some to fit policies on"}
     )
@@ -120,12 +127,17 @@ def run(settings: Settings) -> None:
     images = open_images(settings.images)
     rows = rows_of(settings.rows, len(images))
     learnt_from = images.take(rows)
-    data = load(learnt_from, device)
+    hows = {ZOO[name].preprocessing for name in settings.models}
+    if len(hows) > 1:
+        found = ", ".join(settings.models)
+        raise InputError("networks that take images of one kind, or one at a time", found, "--models")
+    how = hows.pop()
+    data = load(learnt_from, device, how)
     if len(data.labels) < BATCH:
         raise InputError(f"at least {BATCH} images, a batch", str(len(data.labels)), f"--rows {settings.rows}")
-    test = None if settings.test is None else load(open_images(settings.test).numbered_as(images.classes), device)
+    test = None if settings.test is None else load(open_images(settings.test).numbered_as(images.classes), device, how)
     for name in settings.models:
-        recipe = RECIPES.get(name, list(RECIPES.values())[-1])
+        recipe = RECIPES.get(name, OTHERS)
         epochs = settings.epochs or recipe.epochs
         if settings.rate is not None:
             recipe = replace(recipe, rate=settings.rate)
@@ -164,14 +176,11 @@ class Labelled:
     labels: Tensor
 
 
-def load(source: Images, device: torch.device, how: Preprocessing | None = None) -> Labelled:
-    """All images of ``source``, decoded, cropped and normalised as ``how`` says, else as CIFAR-10's networks want."""
+def load(source: Images, device: torch.device, how: Preprocessing) -> Labelled:
+    """All images of ``source``, decoded, cropped and normalised as ``how`` says."""
     import numpy as np
     import torch
 
-    from cascades.zoo import CIFAR_PREPROCESSING
-
-    how = how or CIFAR_PREPROCESSING
     pixels = np.stack([how.cropped(source.image(i)) for i in range(len(source))])
     return Labelled(how.normalise(torch.from_numpy(pixels)).to(device), torch.from_numpy(source.labels).to(device))
 
@@ -228,7 +237,7 @@ class Training:
                     rows = order[step * BATCH : (step + 1) * BATCH].to(device)
                     small = epoch < self.recipe.small
                     side, cutout = (SMALL, 0) if small else (0, self.recipe.cutout)
-                    images = augmented(self.data.images[rows], side, cutout)
+                    images = augmented(self.data.images[rows], side, cutout, self.recipe.flip)
                     with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed):
                         loss = nn.functional.cross_entropy(self.module(images), self.data.labels[rows])
                     optimiser.zero_grad()

@@ -94,6 +94,13 @@ class Settings:
         default=None,
         metadata={"help": "costs.json of the exits, for the price; multiply-adds of the whole = 1 if none"},
     )
+    sharpen: float = field(
+        default=10.0,
+        metadata={
+            "help": "by how much the gates' log odds grow while training, so that soft gates end hard",
+            "minimum": 1,
+        },
+    )
     distill: float = field(
         default=0.0, metadata={"help": "weight of what earlier exits learn from the last one's answers", "minimum": 0}
     )
@@ -316,6 +323,7 @@ class Job:
         self.images, self.built = images, built
         self.test = None if test is None else load(test, device, built.loaded.preprocessing)
         self.log: list[dict[str, float]] = []
+        self.sharp = 1.0
 
     def fit_heads(self) -> None:
         """Each head by itself: multinomial logistic regression on what it sees, which has one minimum."""
@@ -392,7 +400,8 @@ class Job:
                 order = torch.randperm(len(data.labels))
                 self._mode(training=True)
                 for step in range(per_epoch):
-                    rate = settings.rate * ramp((epoch * per_epoch + step) / (settings.epochs * per_epoch))
+                    done = (epoch * per_epoch + step) / (settings.epochs * per_epoch)
+                    rate, self.sharp = settings.rate * ramp(done), settings.sharpen**done
                     for group in optimiser.param_groups:
                         group["lr"] = rate
                     rows = order[step * settings.batch : (step + 1) * settings.batch].to(self.device)
@@ -414,6 +423,10 @@ class Job:
                 say(f"{self.name}: epoch {epoch + 1} of {settings.epochs}: {told}; {seconds:.1f} s")
                 self._save(path, optimiser, epoch + 1)
                 self._write_log()
+        with torch.no_grad():  # what the gates say from now on is what they were trained to say in the end
+            for parameter in net.gates.parameters():
+                parameter.mul_(settings.sharpen)
+        self.sharp = 1.0
         net.eval()
 
     def _trained(self) -> list[nn.Parameter]:
@@ -455,7 +468,7 @@ class Job:
             logits.append(self.net.head(i, state))
             if i < len(self.net.gates):
                 gates.append(self.net.gate(i, state))
-        return Said(logits, torch.stack(gates, dim=1) if gates else None)
+        return Said(logits, self.sharp * torch.stack(gates, dim=1) if gates else None)
 
     def _heed(self, lost: list[float], now: float, epoch: int, step: int, rate: float) -> None:
         if not isfinite(now):

@@ -1,0 +1,222 @@
+"""One loop, three objectives: exits that learn, heads that are fitted to the minimum, gates that mind the price."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch", reason="training needs torch: install offramp[models]")
+
+import torch
+
+from cascades.costs import Costs, StageCost, write_costs
+from cascades.training import main
+from cascades.weights import read_weights
+from cascades.zoo import load_stages
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def dataset(path: Path, n: int, seed: int = 0) -> Path:
+    """Three classes: dark, bright, and striped, which takes more than one layer to see."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, n)
+    stripes = np.tile(np.arange(32) // 4 % 2 * 110, (32, 1))[..., None]
+    pixels = rng.integers(0, 60, (n, 32, 32, 3)) + (labels == 1)[:, None, None, None] * 110
+    pixels += (labels == 2)[:, None, None, None] * stripes
+    np.savez(path, images=pixels.astype(np.uint8), labels=labels)
+    return path
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return dataset(tmp_path_factory.mktemp("images") / "train.npz", 384)
+
+
+@pytest.fixture(scope="module")
+def test_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return dataset(tmp_path_factory.mktemp("images") / "test.npz", 90, seed=1)
+
+
+def flags(images: Path, out: Path, *more: str) -> list[str]:
+    fixed = ["--threads", "1", "--no-mixed", "--device", "cpu", "--network", "cifar_alexnet", "--batch", "32"]
+    return [*fixed, "--images", str(images), "--out", str(out), *more]
+
+
+@pytest.fixture(scope="module")
+def joint(images: Path, test_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("joint")
+    more = ("--exits", "features.0,features.3:1", "--epochs", "4", "--rate", "3e-3", "--test", str(test_images))
+    assert main(flags(images, out, *more)) == 0
+    return out
+
+
+def test_all_exits_learn_together(joint: Path) -> None:
+    told = read_weights(joint / "cifar_alexnet.safetensors").about
+    assert told["objective"] == "joint"
+    assert [each["layer"] for each in json.loads(told["exits"])["exits"]] == ["features.0", "features.3"]
+    accuracies = [float(told[f"accuracy_e{i}"]) for i in (1, 2, 3)]
+    assert min(accuracies) > 0.9
+    stages = load_stages(f"file:{joint / 'cifar_alexnet.safetensors'}")
+    assert [stage.name for stage in stages] == ["cifar_alexnet.e1", "cifar_alexnet.e2", "cifar_alexnet.e3"]
+
+
+def test_the_log_is_a_table_and_a_picture(joint: Path) -> None:
+    with (joint / "cifar_alexnet.log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert {"accuracy_e1", "accuracy_e2", "accuracy_e3"} <= set(rows[0])
+    with Image.open(joint / "cifar_alexnet.log.png") as picture:
+        assert picture.size[0] > 600
+
+
+def backbone(folder: Path, joint: Path) -> Path:
+    """The joint network's backbone as a file of its own."""
+    from safetensors.torch import save_file
+
+    held = read_weights(joint / "cifar_alexnet.safetensors")
+    own = {k.removeprefix("backbone."): v.contiguous() for k, v in held.tensors.items() if k.startswith("backbone.")}
+    folder.mkdir(exist_ok=True)
+    metadata = {"architecture": "cifar_alexnet", "classes": held.about["classes"]}
+    save_file(own, folder / "cifar_alexnet.safetensors", metadata=metadata)
+    return folder
+
+
+def test_frozen_heads_are_at_the_minimum_and_leave_the_backbone_alone(
+    joint: Path, images: Path, tmp_path: Path
+) -> None:
+    start = backbone(tmp_path / "start", joint)
+    more = ("--objective", "frozen", "--start", str(start), "--exits", "features.0,features.3", "--no-half")
+    assert main(flags(images, tmp_path, *more)) == 0
+    before = read_weights(start / "cifar_alexnet.safetensors").tensors
+    after = read_weights(tmp_path / "cifar_alexnet.safetensors").tensors
+    for name, tensor in before.items():
+        assert torch.equal(after[f"backbone.{name}"], tensor), name
+    # the gradient of mean cross-entropy + ridge, by hand, on standardised averages
+    stage = load_stages(f"file:{tmp_path / 'cifar_alexnet.safetensors'}")[0]
+    assert stage.place is not None
+    with np.load(images) as held:
+        pixels, labels = torch.from_numpy(held["images"]), torch.from_numpy(held["labels"]).long()
+    with torch.no_grad():
+        x = stage.place.net.segment(0, stage.preprocessing.normalise(pixels)).mean((2, 3)).double()
+        mean, scale = x.mean(0), x.std(0, unbiased=False)
+        x = (x - mean) / scale
+        weight = after["heads.0.linear.weight"].double() * scale
+        bias = after["heads.0.linear.bias"].double() + after["heads.0.linear.weight"].double() @ mean
+        p = torch.softmax(x @ weight.T + bias, dim=1) - torch.nn.functional.one_hot(labels, 3)
+        gradient = p.T @ x / len(x) + 1e-4 * weight
+        assert float(gradient.abs().max()) < 1e-3
+        assert float(p.mean(0).abs().max()) < 1e-3
+
+
+def gated(images: Path, test: Path, joint: Path, out: Path, price: str, *more: str) -> dict[str, str]:
+    start = str(joint / "cifar_alexnet.safetensors")
+    own = ("--objective", "gated", "--freeze", "--start", start, "--price", price, "--epochs", "8", "--rate", "0.05")
+    assert main(flags(images, out, *own, "--test", str(test), *more)) == 0
+    return read_weights(out / "cifar_alexnet.safetensors").about
+
+
+def test_gates_on_a_frozen_network_mind_the_price(
+    joint: Path, images: Path, test_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dear = gated(images, test_images, joint, tmp_path / "dear", "50")
+    assert float(dear["share_e1"]) == 1.0  # any cost is too much
+    assert "get no examples" in capsys.readouterr().err
+    assert float(dear["cost_gated"]) == pytest.approx(float(dear["cost_soft"]), rel=0.05)
+    held = read_weights(tmp_path / "dear" / "cifar_alexnet.safetensors").tensors
+    before = read_weights(joint / "cifar_alexnet.safetensors").tensors
+    for name, tensor in before.items():
+        assert torch.equal(held[name], tensor), name
+    assert {name for name in held if name not in before} == {
+        f"gates.{i}.{what}" for i in (0, 1) for what in ("weight", "bias")
+    }
+
+
+def test_costs_of_the_exits_come_from_a_profile(joint: Path, images: Path, test_images: Path, tmp_path: Path) -> None:
+    names = [f"n.e{i}" for i in (1, 2, 3)]
+    costs = {
+        name: StageCost("n", trunk, head) for name, trunk, head in zip(names, (1, 2, 4), (0.5, 0.5, 0), strict=True)
+    }
+    write_costs(Costs(costs, "ms per image"), tmp_path / "costs.json")
+    told = gated(images, test_images, joint, tmp_path / "g", "100", "--costs", str(tmp_path / "costs.json"))
+    assert float(told["cost_gated"]) == pytest.approx(1.5)
+    write_costs(Costs({name: costs[name] for name in names[:2]}, "ms"), tmp_path / "few.json")
+    start = str(joint / "cifar_alexnet.safetensors")
+    more = ("--objective", "gated", "--start", start, "--costs", str(tmp_path / "few.json"))
+    assert main(flags(images, tmp_path / "h", *more)) == 2
+
+
+def test_earlier_exits_may_learn_from_the_last(images: Path, test_images: Path, tmp_path: Path) -> None:
+    more = ("--exits", "features.3", "--epochs", "3", "--rate", "3e-3", "--weights", "0", "1", "--distill", "1")
+    assert main(flags(images, tmp_path, *more, "--test", str(test_images))) == 0
+    assert float(read_weights(tmp_path / "cifar_alexnet.safetensors").about["accuracy_e1"]) > 0.8
+
+
+def test_a_killed_run_ends_as_an_unbroken_one(images: Path, tmp_path: Path) -> None:
+    more = ("--exits", "features.3", "--epochs", "12")
+    assert main(flags(images, tmp_path / "whole", *more)) == 0
+    command = [sys.executable, "-m", "cascades.training", *flags(images, tmp_path / "broken", *more)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    checkpoint, end = tmp_path / "broken" / "cifar_alexnet.checkpoint", time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < end:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 1 <= torch.load(checkpoint, weights_only=True)["epoch"] < 12, "the kill came too late to show anything"
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    for name in ("cifar_alexnet.safetensors",):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--exits", "features.99"), "features.3"),
+        (("--exits", "classifier.7"), "before the classifier"),
+        (("--exits", "features.0:x"), "found 'features.0:x'"),
+        (("--weights", "0"), "a weight above 0"),
+        (("--weights", "1", "1"), "one an exit"),
+        (("--price", "1"), "--objective gated"),
+        (("--objective", "frozen"), "weights of the backbone"),
+        (("--objective", "gated", "--freeze"), "weights of the backbone"),
+        (("--network", "b_lenets"), "b_lenet"),
+        (("--rows", ":20"), "at least 32"),
+        (("--start", "nowhere"), "nowhere"),
+        (("--rate", "1e30", "--epochs", "3"), "a finite loss"),
+    ],
+)
+def test_bad_input_is_told(
+    more: tuple[str, ...], said: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags(images, tmp_path / "out", *more)) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_class_without_images_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with np.load(dataset(tmp_path / "x.npz", 100)) as held:
+        some = held["labels"] != 1
+        np.savez(tmp_path / "y.npz", images=held["images"][some], labels=held["labels"][some])
+    assert main(flags(tmp_path / "y.npz", tmp_path / "out")) == 2
+    assert "an image of every class" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_objective_is_refused(
+    joint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--exits", "features.3", "--epochs", "1")
+    assert main(flags(images, tmp_path, *more)) == 0
+    assert main(flags(images, tmp_path, *more, "--objective", "gated")) == 2
+    assert "objective" in capsys.readouterr().err
+    assert main(flags(images, tmp_path, "--epochs", "1", "--exits", "features.0")) == 2
+    assert "exits" in capsys.readouterr().err
