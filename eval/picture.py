@@ -43,6 +43,7 @@ class Look:
 LOOKS = {
     "policy": Look("#0072B2", "-", "o", 2.4),
     "joint": Look("#D55E00", "--", "s"),
+    "entropy": Look("#56B4E9", "-.", "v"),
     "myopic": Look("#E69F00", "-.", "^"),
     "uniform": Look("#777777", ":", ""),
     "soft_oracle": Look("#009E73", "-", "D"),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH = 100
-ROUTERS = ("policy", "joint", "myopic", "uniform", "single", "soft_oracle")
+ROUTERS = ("policy", "joint", "entropy", "myopic", "uniform", "single", "soft_oracle")
 STYLES = {"policy_ahead": "bold green", "threshold_as_good": "bold", "behind": "bold yellow", "no_help": "bold yellow"}
 
 Record = Mapping[str, Any]

@@ -8,6 +8,7 @@ from typing import Any
 NAMES = {
     "policy": "learned policy",
     "joint": "jointly tuned thresholds",
+    "entropy": "entropy thresholds at every exit",
     "myopic": "thresholds set one by one",
     "uniform": "random mix",
     "single": "single stage",
@@ -15,7 +16,7 @@ NAMES = {
     "hard_oracle": "hard oracle",
 }
 """What sentences, tables and pictures call the routers."""
-THRESHOLDS = ("joint", "myopic")
+THRESHOLDS = ("joint", "entropy", "myopic")
 """The simple rivals of a learned policy."""
 
 Record = Mapping[str, Any]
