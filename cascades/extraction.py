@@ -8,7 +8,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
@@ -212,53 +212,71 @@ class Progress:
     rows: int
     batch: int
 
-    def begin(self, manifest: Mapping[str, Any]) -> int:
+    def begin(self, manifest: Mapping[str, Any], arrays: Iterable[str] = ()) -> int:
         """How many batches are done of the run that ``manifest`` describes; a new folder if there is none.
 
-        Raises InputError if the folder holds another run, naming what differs.
+        Raises InputError if the folder holds another run, naming what differs, or if something is gone of what was
+        done: ``arrays`` are those that must be there beside any others that are.
         """
         if (self.path / MANIFEST).is_file():
-            refuse_others(read_json(self.path / MANIFEST), manifest, f"{self.path} {AFRESH}")
+            refuse_others(read_json(self.path / MANIFEST, self._where), manifest, self._where)
             done = self.done()
-            self._check_arrays(done, len(manifest.get("stages", ())))
+            broken = self.broken(done)
+            lost = {row for row, _ in broken}
+            last = next((row for row in reversed(range(min(done * self.batch, self.rows))) if row not in lost), -1)
+            if last >= 0:  # else an array may be there in part, or not at all
+                for name in sorted({*arrays, *(path.stem for path in self.path.glob("*.npy"))}):
+                    self._width(name, last + 1)
+            for left in self.path.glob(".*.tmp"):  # by runs that were killed
+                left.unlink(missing_ok=True)
             with replacing(self.path / BROKEN) as temporary:
-                lines = (json.dumps(line) + "\n" for line in self.broken(done))
-                temporary.write_text("".join(lines), "utf-8")
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in broken), "utf-8")
             return done
         self.path.mkdir(exist_ok=True)
-        (self.path / DONE).write_bytes(_count(0))
-        (self.path / BROKEN).write_bytes(b"")
+        for path in self.path.glob("*.npy"):
+            path.unlink()
+        for name, content in ((DONE, _record(0, 0)), (BROKEN, b"")):
+            (self.path / name).write_bytes(content)
+            _sync(self.path / name)
         write_surely(self.path / MANIFEST, json_text(manifest))
         return 0
 
-    def done(self) -> int:
-        """How many batches are recorded as done. Raises InputError if the record is damaged."""
-        path = self.path / DONE
-        text = path.read_bytes() if path.is_file() else b""
-        if not re.fullmatch(rb"\d{20}\n", text) or int(text) > -(-self.rows // self.batch):
-            expected = f"a number of batches that an earlier run wrote {AFRESH}"
-            raise InputError(expected, repr(text[:30]) if path.is_file() else "no file", str(path))
-        return int(text)
+    @property
+    def _where(self) -> str:
+        return f"{self.path} {AFRESH}"
 
-    def _check_arrays(self, done: int, stages: int) -> None:
-        """Raises InputError unless every stage's array holds the rows of the batches that are done."""
-        if not (self.path / BROKEN).is_file():
-            raise InputError(f"the list of broken images {AFRESH}", "no file", str(self.path / BROKEN))
-        broken = {row for row, _ in self.broken(done)}
-        rows = range(min(done * self.batch, self.rows) - 1, -1, -1)
-        last = next((row for row in rows if row not in broken), -1)
-        for i in range(stages) if last >= 0 else ():
-            path = self.path / f"{i}.npy"
-            try:
-                with path.open("rb") as file:
-                    npy.read_magic(file)
-                    (_, width), _, _ = npy.read_array_header_1_0(file)
-                    wanted, size = file.tell() + (last + 1) * width * SCALAR.itemsize, path.stat().st_size
-                found = "" if size >= wanted else f"{size} bytes"
-            except (OSError, ValueError) as error:
-                found = str(getattr(error, "strerror", "") or error)
-            if found:
-                raise InputError(f"an array with the {last + 1} rows that are done {AFRESH}", found, str(path))
+    def done(self) -> int:
+        """How many batches are recorded as done. Raises InputError if the record, or the list of broken images that
+        goes with it, is damaged."""
+        for name in (DONE, BROKEN):
+            if not (self.path / name).is_file():
+                raise InputError(f"{name} as an earlier run wrote it", "no such file", self._where)
+        text = (self.path / DONE).read_bytes()
+        record = re.fullmatch(rb"(\d{20}) (\d{20})\n", text)
+        batches, broken = map(int, record.groups()) if record else (-1, 0)
+        if not 0 <= batches <= -(-self.rows // self.batch):
+            raise InputError(f"{DONE} as an earlier run wrote it", repr(text[:50]), self._where)
+        if (there := len(self.broken(batches))) != broken:
+            raise InputError(f"{broken} broken images in {BROKEN}", str(there), self._where)
+        return batches
+
+    def _width(self, name: str, rows: int) -> int:
+        """Columns of array ``name``. Raises InputError unless its file has at least the first ``rows`` rows."""
+        path, expected = self.path / f"{name}.npy", f"{name}.npy with the {rows} rows that are done"
+        if not path.is_file():
+            raise InputError(expected, "no such file", self._where)
+        size = path.stat().st_size
+        try:
+            with path.open("rb") as file:
+                npy.read_magic(file)
+                (n, width), _, dtype = npy.read_array_header_1_0(file)
+                head = file.tell()
+        except ValueError as error:
+            raise InputError(expected, f"{size} bytes without a head", self._where) from error
+        row = width * SCALAR.itemsize
+        if (n, dtype) != (self.rows, SCALAR) or not head + rows * row <= size <= head + n * row:
+            raise InputError(expected, f"{size} bytes of {dtype} ({n}, {width})", self._where)
+        return int(width)
 
     def put(self, name: str, start: int, block: Floats) -> None:
         """Write the rows from ``start`` on of array ``name``; ``block`` is (b, m)."""
@@ -274,39 +292,39 @@ class Progress:
         text = "".join(json.dumps(line) + "\n" for line in rows)
         _write_at(path, path.stat().st_size, text.encode())
 
-    def record(self, batches: int) -> None:
-        """Make sure that what was put is on the disk, then that so many batches are done."""
+    def record(self, batches: int, broken: int) -> None:
+        """Make sure that what was put is on the disk, then that so many batches are done, with so many broken images
+        among them."""
         for path in (*self.path.glob("*.npy"), self.path / BROKEN):
             _sync(path)
         # In place, in one write of a few bytes, which is whole or not at all and needs no room on a full disk.
-        _write_at(self.path / DONE, 0, _count(batches))
+        _write_at(self.path / DONE, 0, _record(batches, broken))
 
     def broken(self, batches: int) -> list[tuple[int, str]]:
         """Rows without results among those of the first ``batches``, with the reasons."""
-        found = []
+        found: list[tuple[int, str]] = []
+        last = -1
         for line in (self.path / BROKEN).read_text("utf-8", "replace").splitlines():
             try:
                 row, why = json.loads(line)
-            except ValueError:  # half a line: the run was killed before the batch was done
+                if not last < row < min(batches * self.batch, self.rows):
+                    break
+                found.append((int(row), str(why)))
+            except (ValueError, TypeError):  # half a line: the run was killed before the batch was done
                 break
-            if row >= batches * self.batch:
-                break
-            found.append((row, why))
+            last = row
         return found
 
     def blocks(self, name: str, keep: NDArray[np.bool_]) -> Blocks:
-        """The rows of array ``name`` that ``keep`` (n,) has, read some at a time."""
-        with (self.path / f"{name}.npy").open("rb") as file:
-            npy.read_magic(file)
-            (_, width), _, _ = npy.read_array_header_1_0(file)
-            begin = file.tell()
-        return Blocks((int(keep.sum()), width), SCALAR, self._blocks(name, keep, begin, width))
+        """The rows of array ``name`` that ``keep`` (n,) has, read some at a time. Raises InputError if one is gone."""
+        width = self._width(name, int(keep.nonzero()[0].max(initial=-1)) + 1)
+        return Blocks((int(keep.sum()), width), SCALAR, self._blocks(name, keep, width))
 
-    def _blocks(self, name: str, keep: NDArray[np.bool_], begin: int, width: int) -> Iterator[NDArray[Any]]:
+    def _blocks(self, name: str, keep: NDArray[np.bool_], width: int) -> Iterator[NDArray[Any]]:
         size = width * SCALAR.itemsize
         some = max(1, BLOCK // size)
         with (self.path / f"{name}.npy").open("rb") as file:
-            file.seek(begin)
+            file.seek(len(_header((self.rows, width))))
             for start in range(0, self.rows, some):
                 rows = min(some, self.rows - start)
                 # Broken images at the very end leave the file short.
@@ -343,14 +361,15 @@ def _flat(tree: Any, name: str = "") -> dict[str, Any]:
     }
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file that an earlier run wrote; raises InputError if it is none."""
+def read_json(path: Path, where: str) -> dict[str, Any]:
+    """The object in a JSON file that an earlier run wrote; raises InputError if it is none, about ``where``."""
+    expected = f"JSON as an earlier run wrote it in {path.name}"
     try:
         found = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise InputError("JSON as an earlier run wrote it", str(error), f"{path} {AFRESH}") from error
+        raise InputError(expected, str(error), where) from error
     if not isinstance(found, dict):
-        raise InputError("JSON as an earlier run wrote it", type(found).__name__, f"{path} {AFRESH}")
+        raise InputError(expected, f"a {type(found).__name__}", where)
     return found
 
 
@@ -366,8 +385,8 @@ def write_surely(path: Path, content: bytes) -> None:
         _sync(temporary)
 
 
-def _count(batches: int) -> bytes:
-    return b"%020d\n" % batches
+def _record(batches: int, broken: int) -> bytes:
+    return b"%020d %020d\n" % (batches, broken)
 
 
 def _header(shape: tuple[int, int]) -> bytes:
@@ -425,7 +444,9 @@ def extract(job: Job, progress: Progress, workers: int = 0, tell: Callable[[int]
     import torch
 
     done = progress.done()
-    refuse_broken(job, progress.broken(done))
+    before = progress.broken(done)
+    refuse_broken(job, before)
+    lost = len(before)
     recorded, last = done, -RECORD_SECONDS
     if done == job.batches:
         return
@@ -442,16 +463,16 @@ def extract(job: Job, progress: Progress, workers: int = 0, tell: Callable[[int]
                     progress.put(name, number * job.batch, array)
                 if broken:
                     progress.put_broken(broken)
-                done = number + 1
+                done, lost = number + 1, lost + len(broken)
                 if time.monotonic() - last >= RECORD_SECONDS or done == job.batches:
-                    progress.record(done)
+                    progress.record(done, lost)
                     recorded, last = done, time.monotonic()
                     tell(min(done * job.batch, len(job.images)))
     except torch.OutOfMemoryError as error:
         raise InputError("a batch that the device has memory for", f"{job.batch} images", "--batch") from error
     finally:
         if done > recorded:
-            progress.record(done)
+            progress.record(done, lost)
             tell(min(done * job.batch, len(job.images)))
 
 
@@ -490,6 +511,14 @@ def outputs_of(job: Job, crops: Crops, number: int = 0) -> dict[str, Floats]:
             where = f"stage {stage.name!r}, images {first} to {first + len(inputs[way]) - 1}"
             found[f"{i}"] = checked_logits(output, len(stage.classes), where).float().cpu().numpy()
     return found
+
+
+def arrays_of(job: Job) -> list[str]:
+    """Names of the arrays that ``outputs_of`` makes."""
+    names = [f"{i}" for i in range(len(job.stages))]
+    names += [f"{i}.pooled" for i in range(len(job.stages)) if job.pooled]
+    places = ((i, stage.place) for i, stage in enumerate(job.stages))
+    return names + [f"{i}.gate" for i, place in places if place is not None and place.exit < len(place.net.gates)]
 
 
 def _seen_at(stage: StageModel, inputs: Tensor, state: Tensor) -> Floats:

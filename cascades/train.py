@@ -322,13 +322,11 @@ AFRESH = "(delete it to begin anew, or choose another --out)"
 def read_checkpoint(path: Path, about: Mapping[str, str], device: torch.device) -> dict[str, Any]:
     """The content of a checkpoint whose run was ``about`` the same; raises InputError for anything else, naming what
     differs."""
-    import pickle
-
     import torch
 
     try:
         held = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # whatever torch's reader raises about a broken file
         raise InputError(f"a whole checkpoint {AFRESH}", said(error) or type(error).__name__, str(path)) from error
     if not isinstance(held, dict) or not isinstance(held.get("about"), dict):
         raise InputError(f"a checkpoint of this program {AFRESH}", type(held).__name__, str(path))

@@ -1,10 +1,4 @@
-"""Labelled images turned into a network with exits: ``python -m cascades.training --network b_alexnet ...``.
-
-One loop, three objectives. ``frozen``: the backbone stays as it is, and linear heads are fitted on the averages over
-its feature maps, a convex problem an exit (Bolukbasi et al., 2017). ``joint``: a weighted sum of the exits' losses,
-Adam, from a trained backbone or from nothing (BranchyNet, Teerapittayanon et al., 2016). ``gated``: a gate at each
-exit, trained with the network or on a frozen one (Scardapane et al., 2020).
-"""
+"""Labelled images turned into a network with exits: ``python -m cascades.training --network b_alexnet ...``."""
 
 from __future__ import annotations
 
@@ -44,6 +38,11 @@ if TYPE_CHECKING:
     from cascades.zoo import Loaded
 
 OBJECTIVES = ("frozen", "joint", "gated")
+"""``frozen``: the backbone stays as it is, and linear heads are fitted on the averages over its feature maps, a convex
+problem an exit (Bolukbasi et al., 2017). ``joint``: a weighted sum of the exits' losses, Adam, from a trained backbone
+or from nothing (BranchyNet, Teerapittayanon et al., 2016). ``gated``: a gate at each exit, trained with the network or
+on a frozen one (Scardapane et al., 2020)."""
+
 RIDGE = 1e-4
 """Weight of half the squared coefficients of a frozen head, beside the mean cross-entropy."""
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import struct
 import sys
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,11 +178,11 @@ def _extract(
     bar: Bar,
     called: Sequence[str],
 ) -> tuple[str, Extracted]:
-    from cascades.extraction import assemble, extract, json_text, write_surely
+    from cascades.extraction import arrays_of, assemble, extract, json_text, write_surely
     from cascades.zoo import short_name
 
     n, start = len(job.images), time.monotonic()
-    before = done = min(progress.begin(manifest) * job.batch, n)
+    before = done = min(progress.begin(manifest, arrays_of(job)) * job.batch, n)
 
     def tell(images: int) -> None:
         nonlocal done
@@ -285,63 +287,102 @@ def _refuse_taken_names(stages: Sequence[StageModel]) -> None:
 
 def _refuse_other_parts(folder: Path, names: _Names, manifest: Mapping[str, Any]) -> None:
     """All parts come from the same networks, or a rule fitted on one could not be used on another."""
-    from cascades.extraction import read_json, refuse_others
+    from cascades.extraction import AFRESH, MANIFEST, read_json, refuse_others
 
     for part in PARTS:
-        other = _Names(part)
-        for path in (folder / other.report, folder / other.progress / "manifest.json"):
-            if part != names.part and path.is_file():
-                held = read_json(path)
-                held = held.get("manifest", held)
-                keys = ("stages", "pooled", "dtype")
-                where = f"{path}, for the other parts"
-                refuse_others({k: held.get(k) for k in keys}, {k: manifest[k] for k in keys}, where)
+        if part == names.part:
+            continue
+        ended, begun = folder / _Names(part).report, folder / _Names(part).progress / MANIFEST
+        held = {}
+        if ended.is_file():
+            held[ended] = _report(ended, f"{ended} {AFRESH}")["manifest"]
+        if begun.is_file():
+            held[begun] = read_json(begun, f"{begun.parent} {AFRESH}")
+        for path, theirs in held.items():
+            keys = ("stages", "pooled", "dtype")
+            where = f"{path}, for the other parts"
+            refuse_others({k: theirs.get(k) for k in keys}, {k: manifest[k] for k in keys}, where)
+
+
+def _report(path: Path, where: str) -> dict[str, Any]:
+    """What an earlier run said at its end. Raises InputError, about ``where``, if it can't have said that."""
+    from cascades.extraction import read_json
+
+    report = read_json(path, where)
+    for key, kind in {"manifest": dict, "images": int, "skipped": list, "error": dict}.items():
+        if not isinstance(report.get(key), kind):
+            found = f"{report[key]!r:.50}" if key in report else "none"
+            raise InputError(f"{key} as an earlier run wrote it in {path.name}", found, where)
+    for stage, error in report["error"].items():
+        if not isinstance(error, int | float):
+            raise InputError(f"the error of {stage!r} in {path.name}", f"{error!r:.50}", where)
+    return report
 
 
 def _ended(folder: Path, names: _Names, job: Job, manifest: Mapping[str, Any]) -> Extracted | None:
     """What an earlier run of the same kind said at its end; None if there was none."""
-    from cascades.extraction import AFRESH, Extracted, read_json, refuse_others
+    from cascades.extraction import AFRESH, Extracted, refuse_others
 
     outputs, path = folder / names.outputs, folder / names.report
+    where = f"{outputs} {AFRESH}"
     if not outputs.is_file():
         return None
     if not path.is_file():
-        raise InputError("outputs that this command wrote, or none", "others", f"{outputs} {AFRESH}")
-    report = read_json(path)
-    if missing := {"manifest", "images", "skipped", "error"} - report.keys():
-        raise InputError("a report as an earlier run wrote it", f"none of {min(missing)}", f"{path} {AFRESH}")
-    refuse_others(report["manifest"], manifest, f"{outputs} {AFRESH}")
-    _refuse_damaged(outputs, job)
-    skipped = []
-    if report["skipped"]:
-        lines = (folder / names.broken).read_text("utf-8").splitlines()
-        skipped = [(name, why) for name, _, why in (line.partition("\t") for line in lines)]
-        if not job.skip:
-            raise InputError(
-                "whole images, or --broken skip", f"{len(skipped)} left out by an earlier run", str(outputs)
-            )
-    return Extracted(report["images"], tuple(skipped), report["error"])
+        raise InputError("outputs that this command wrote, or none", "others", where)
+    report = _report(path, where)
+    refuse_others(report["manifest"], manifest, where)
+    stages = [stage.name for stage in job.stages]
+    if list(report["error"]) != stages:
+        raise InputError(f"the errors of {', '.join(stages)} in {path.name}", ", ".join(report["error"]), where)
+    lines, n = folder / names.broken, len(report["skipped"])
+    broken = lines.read_text("utf-8", "replace").splitlines() if n and lines.is_file() else []
+    if len(broken) != n:
+        raise InputError(f"{n} broken images in {names.broken}", str(len(broken)), where)
+    if broken and not job.skip:
+        raise InputError("whole images, or --broken skip", f"{n} left out by an earlier run", str(outputs))
+    _refuse_damaged(outputs, ("labels", "ids", *stages), report["images"] - n, where)
+    skipped = tuple((name, why) for name, _, why in (line.partition("\t") for line in broken))
+    return Extracted(report["images"], skipped, report["error"])
 
 
-def _refuse_damaged(outputs: Path, job: Job) -> None:
-    """Raises InputError unless the file is whole, as far as its table of contents tells."""
-    from cascades.extraction import AFRESH
-
+def _refuse_damaged(path: Path, names: Sequence[str], rows: int, where: str) -> None:
+    """Raises InputError, about ``where``, unless an npz has arrays of these names, all of so many rows, and each is as
+    long as its head says. Not a byte of the numbers is read."""
+    expected = f"whole arrays of {rows} rows, as an earlier run wrote them in {path.name}"
     try:
-        with zipfile.ZipFile(outputs) as archive:
-            there = {info.filename.removesuffix(".npy") for info in archive.infolist()}
-    except (zipfile.BadZipFile, OSError) as error:
-        raise InputError("a whole file", str(error), f"{outputs} {AFRESH}") from error
-    if missing := [name for name in ("labels", *(stage.name for stage in job.stages)) if name not in there]:
-        raise InputError("a file with labels and the stages' logits", f"no {missing[0]}", f"{outputs} {AFRESH}")
+        with zipfile.ZipFile(path) as archive:
+            there = {info.filename.removesuffix(".npy"): _rows_of(archive, info) for info in archive.infolist()}
+    except (zipfile.BadZipFile, ValueError, EOFError, RuntimeError, struct.error, zlib.error) as error:
+        raise InputError(expected, f"a truncated or other file ({error})", where) from error
+    for name in dict.fromkeys((*names, *there)):
+        if there.get(name) != rows:
+            found = f"{there[name]} rows of {name!r}" if name in there else f"none called {name!r}"
+            raise InputError(expected, found, where)
+
+
+def _rows_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
+    """Length of an array in an npz. Raises ValueError if it takes other room than its head says."""
+    from math import prod
+
+    from numpy.lib import format as npy
+
+    with archive.open(info) as stream:
+        header = npy.read_array_header_1_0 if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = header(stream)
+        size = stream.tell() + prod(shape) * dtype.itemsize
+    if not shape or not size == info.file_size == info.compress_size:
+        raise ValueError(f"{info.filename} of {info.file_size} bytes, not {size}")
+    return int(shape[0])
 
 
 def _sweep(folder: Path) -> None:
-    """Take away what runs that were killed left in the folder; what a living process writes stays."""
+    """Take away what runs that were killed left in the folder; what another living process writes stays."""
     for path in folder.glob(".*"):
         left = LEFT.fullmatch(path.name)
-        if left and path.is_file() and not _alive(int(left[1])):
-            path.unlink(missing_ok=True)
+        # Our own number was that of an earlier process: in a container it may be the same every time.
+        if left and path.is_file() and (int(left[1]) == os.getpid() or not _alive(int(left[1]))):
+            with suppress(OSError):
+                path.unlink()
     for part in (None, *PARTS):
         shutil.rmtree(folder / f"{_Names(part).progress}.done", ignore_errors=True)
 

@@ -339,7 +339,7 @@ def test_how_far_it_is_is_told_as_it_was_recorded(images: Images, tmp_path: Path
     progress = Progress(tmp_path / "p", N, 4)
     progress.begin(MANIFEST)
     told: list[tuple[int, int]] = []
-    extract(job(images), progress, tell=lambda n: told.append((n, int((progress.path / "done").read_text()))))
+    extract(job(images), progress, tell=lambda n: told.append((n, int((progress.path / "done").read_text()[:20]))))
     assert told[-1] == (N, 6)
     assert all(n == min(N, 4 * done) for n, done in told)
 
@@ -349,7 +349,7 @@ def test_what_is_done_is_not_done_again(images: Images, tmp_path: Path) -> None:
     progress.begin(MANIFEST)
     some = counted(images)
     extract(job(some), progress)
-    progress.record(3)
+    progress.record(3, 0)
     assert progress.begin(MANIFEST) == 3
     extract(job(some), progress)
     np.testing.assert_array_equal(some.times, [1] * 12 + [2] * 11)
@@ -376,14 +376,130 @@ def test_broken_images_of_a_batch_that_was_not_done_are_forgotten(tmp_path: Path
     progress.begin(MANIFEST)
     progress.put("0", 0, np.zeros((4, 2), np.float32))
     progress.put_broken([(1, "torn"), (3, "empty")])
-    progress.record(1)
+    progress.record(1, 2)
     progress.put_broken([(4, "torn")])
     with (progress.path / "broken.jsonl").open("a") as file:
         file.write('[5, "em')  # killed in the middle
     assert progress.begin(MANIFEST) == 1
     progress.put_broken([(6, "torn")])
-    progress.record(2)
+    progress.record(2, 3)
     assert progress.broken(2) == [(1, "torn"), (3, "empty"), (6, "torn")]
+
+
+def damaged(progress: Progress, *words: str, arrays: Sequence[str] = ()) -> None:
+    with pytest.raises(InputError) as caught:
+        progress.begin(MANIFEST, arrays)
+    for word in (*words, f"{progress.path} (delete it to begin anew"):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"7", b"x" * 42, b"%020d\n" % 2, b"%020d %020d" % (2, 0), b"%020d %020d\n" % (7, 0), b"\0" * 42]
+)
+def test_a_damaged_record_of_what_is_done_is_told(images: Images, tmp_path: Path, text: bytes) -> None:
+    progress = Progress(tmp_path / "p", N, 4)
+    progress.begin(MANIFEST)
+    extract(job(images), progress)
+    (progress.path / "done").write_bytes(text)
+    damaged(progress, "expected done as an earlier run wrote it")
+    with pytest.raises(InputError, match="expected done as an earlier run wrote it"):
+        extract(job(images), progress)
+    (progress.path / "done").unlink()
+    damaged(progress, "expected done", "no such file")
+
+
+@pytest.mark.parametrize("name", ["0", "1", "0.pooled", "1.pooled"])
+@pytest.mark.parametrize("batches", [2, 6])
+def test_arrays_that_lost_finished_rows_are_told(images: Images, tmp_path: Path, name: str, batches: int) -> None:
+    some = job(images, stage(), stage("b", SMALLER), pooled=True)
+    progress = Progress(tmp_path / "p", N, 4)
+    progress.begin(MANIFEST)
+    extract(some, progress)
+    progress.record(batches, 0)
+    names = extraction.arrays_of(some)
+    assert names == ["0", "1", "0.pooled", "1.pooled"]
+    path = progress.path / f"{name}.npy"
+    whole = path.read_bytes()
+    head = whole.index(b"\n") + 1
+    row = (len(whole) - head) // N
+    done = head + min(4 * batches, N) * row
+    for kept in (done, len(whole)):
+        path.write_bytes(whole[:kept])
+        assert progress.begin(MANIFEST, names) == batches
+    rows = f"{name}.npy with the {min(4 * batches, N)} rows that are done"
+    other = whole[:head].replace(b"(23, ", b"(24, ")
+    for content in (whole[: done - 1], whole[: head + row], whole[:50], b"", whole + b"x", other + whole[head:]):
+        path.write_bytes(content)
+        damaged(progress, f"expected {rows}, found {len(content)} bytes", arrays=names)
+    path.unlink()
+    damaged(progress, f"expected {rows}, found no such file", arrays=names)
+
+
+def test_arrays_that_lost_rows_are_not_put_together(images: Images, tmp_path: Path) -> None:
+    progress = Progress(tmp_path / "p", N, 4)
+    progress.begin(MANIFEST)
+    extract(job(images), progress)
+    path = progress.path / "0.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"0\.npy with the 23 rows that are done"):
+        assemble(job(images), progress, tmp_path / "x.npz")
+    assert not (tmp_path / "x.npz").exists()
+
+
+@pytest.mark.parametrize("broken", [(0, 1, 2, 3), (0, 1, 2, 3, 4, 5, 6, 7), (20, 21, 22), (6, 7), range(N)])
+@pytest.mark.usefixtures("every_batch")
+def test_arrays_may_be_short_where_images_are_broken(tmp_path: Path, broken: Sequence[int]) -> None:
+    """Whole batches of them have no rows at the end, or no array yet."""
+    some = job(folder(tmp_path / "images", broken=broken))
+    for stop in range(1, some.batches):
+        progress = Progress(tmp_path / f"p{stop}", N, 4)
+        progress.begin(MANIFEST)
+
+        def tell(images: int, after: int = 4 * stop) -> None:
+            if images == after:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            extract(some, progress, tell=tell)
+        names = extraction.arrays_of(some)
+        assert progress.begin(MANIFEST, names) == stop
+        extract(some, progress)
+        assert progress.begin(MANIFEST, names) == some.batches
+
+
+def test_a_damaged_list_of_broken_images_is_told(tmp_path: Path) -> None:
+    """Their rows would be taken for whole ones, and hold what networks say about black images."""
+    some = job(folder(tmp_path / "images", broken=(3, 9, 17)))
+    progress = Progress(tmp_path / "p", N, 4)
+    progress.begin(MANIFEST)
+    extract(some, progress)
+    path = progress.path / "broken.jsonl"
+    first, *lines = path.read_bytes().splitlines(keepends=True)
+    for content in (b"", first, first + lines[0] + b"[17", b"7\n" + first, b"[null, 1]\n", first * 3):
+        path.write_bytes(content)
+        damaged(progress, "expected 3 broken images in broken.jsonl, found")
+    path.unlink()
+    damaged(progress, "expected broken.jsonl as an earlier run wrote it, found no such file")
+
+
+def test_a_damaged_description_is_told(tmp_path: Path) -> None:
+    progress = Progress(tmp_path / "p", N, 4)
+    progress.begin(MANIFEST)
+    for content in ("", "{", "[]", "7", "{}"):
+        (progress.path / "manifest.json").write_text(content)
+        damaged(progress)
+
+
+def test_what_killed_runs_left_in_the_folder_goes(tmp_path: Path) -> None:
+    progress = Progress(tmp_path / "p", N, 4)
+    progress.begin(MANIFEST)
+    (progress.path / ".outputs.npz.7.0123abcd.tmp").write_bytes(b"much")
+    progress.begin(MANIFEST)
+    assert sorted(path.name for path in progress.path.iterdir()) == ["broken.jsonl", "done", "manifest.json"]
+    (progress.path / "manifest.json").unlink()
+    (progress.path / "0.npy").write_bytes(b"of another run")
+    progress.begin(MANIFEST)
+    assert not (progress.path / "0.npy").exists()
 
 
 def test_a_folder_that_was_left_before_its_description_was_written_is_begun_anew(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_an_unnamed_part_is_split_by_the_seed(tmp_path: Path, name: str) -> None
 
 
 def test_unknown_names_are_answered_with_those_there_are(tmp_path: Path) -> None:
-    refused("cifra10", "a data folder or one of cifar10, imagenet", "'cifra10'")
+    refused("cifra10", f"a data folder or one of {', '.join(embedded_names())}", "'cifra10'")
     (tmp_path / "file").write_text("")
     refused(tmp_path / "file", "a data folder or one of", "a file")
 

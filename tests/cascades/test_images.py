@@ -671,6 +671,37 @@ def test_folders_called_by_numbers_are_matched_by_name(tmp_path: Path) -> None:
     assert open_images(some, classes=names).labels.tolist() == [10, 2]
 
 
+def test_numbers_are_matched_with_numbers_only(tmp_path: Path) -> None:
+    names = [str(i) for i in range(12)]
+    padded = tree(tmp_path / "padded", *(f"{i:02}/{i}.jpg" for i in range(12)))
+    assert open_images(padded, names).labels.tolist() == list(range(12))
+    from_one = tree(tmp_path / "from-one", *(f"{i + 1}/{i}.jpg" for i in range(12)))
+    with refused("'12', which is not among them", "/12/11.jpg"):
+        open_images(from_one, names)
+    twice = tree(tmp_path / "twice", *(f"{name}/a.jpg" for name in [*names[:11], "01"]))
+    assert open_images(twice, names).labels.tolist() == [0, 1, 1, 10, 2, 3, 4, 5, 6, 7, 8, 9]
+    many = [str(i) for i in range(199)]
+    np.savez(tmp_path / "x.npz", images=PIXELS, labels=[199] * 7, classes=[*many, "2000"])
+    with refused("'2000', which is not among them"):  # no synonym of 199, though all others agree
+        open_images(tmp_path / "x.npz", [*many, "199"])
+
+
+def test_names_that_all_are_there_are_found_in_any_order(tmp_path: Path) -> None:
+    """Two of 200 that changed places are no synonyms."""
+    names = [f"thing {i}" for i in range(200)]
+    np.savez(tmp_path / "x.npz", images=PIXELS, labels=LABELS, classes=[*names[1::-1], *names[2:]])
+    assert open_images(tmp_path / "x.npz", names).labels.tolist() == [2, 1, 0, 0, 9, 1, 3]
+
+
+def test_a_name_that_two_classes_have_in_both_lists_keeps_its_place(tmp_path: Path) -> None:
+    """ImageNet's two cranes, of which torchvision renamed one."""
+    names = [f"thing {i}" for i in range(200)]
+    names[3] = names[9] = "crane"
+    np.savez(tmp_path / "x.npz", images=PIXELS, labels=LABELS, classes=names)
+    for network in (names, [*names[:3], "crane bird", *names[4:]]):
+        assert open_images(tmp_path / "x.npz", network).labels.tolist() == LABELS.tolist()
+
+
 def test_the_row_of_an_unknown_class_is_named(tmp_path: Path) -> None:
     root = tree(tmp_path / "r", "cat/1.jpg", "dog/2.jpg", "eel/3.jpg")
     with refused("'eel', which is not", "3.jpg"):
@@ -1097,6 +1128,44 @@ def test_a_tar_that_was_cut_off_is_told(tmp_path: Path) -> None:
         (tmp_path / "cut.tar").write_bytes(whole[:length])
         with refused("cut.tar"):
             open_images(tmp_path / "cut.tar")
+
+
+def test_every_cut_of_a_tar_is_called_one(tmp_path: Path) -> None:
+    for kind in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        path = tmp_path / "x.tar"
+        with tarfile.open(path, "w", format=kind) as archive:
+            for name, data in samples("a", "ü" * 100).items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+        whole = path.read_bytes()
+        end = len(whole.rstrip(b"\0"))
+        end += -end % 512 + 1024
+        for length in (*range(1, end, 100), *range(512, end, 512), end - 1):
+            path.write_bytes(whole[:length])
+            with refused("x.tar", "truncated"):
+                open_images(path)
+        path.write_bytes(whole[:end])  # padded no further than the format asks for
+        assert len(open_images(path)) == 2
+
+
+def test_a_tar_with_a_damaged_head_amid_it_is_told(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "x.tar", {"a.cls": b"1", "a.png": PNG, "b.cls": b"1", "b.png": PNG})
+    data = path.read_bytes()
+    place = data.index(b"b.cls")
+    path.write_bytes(data[:place] + b"?" + data[place + 1 :])
+    with refused("x.tar", f"damaged file: no head of a file at byte {place}"):
+        open_images(path)
+
+
+def test_what_has_no_data_may_stand_at_the_end_of_a_tar(tmp_path: Path) -> None:
+    for kind in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE):
+        path = write_tar(tmp_path / "x.tar", samples("a"))
+        with tarfile.open(path, "a") as archive:
+            member = tarfile.TarInfo("last")
+            member.type, member.linkname, member.size = kind, "a.jpg", 2000
+            archive.addfile(member)
+        assert open_images(path).ids.tolist() == ["x.tar/a.jpg"]
 
 
 def test_labels_as_names_and_in_json(tmp_path: Path) -> None:

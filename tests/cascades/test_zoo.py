@@ -378,6 +378,44 @@ def test_weights_of_another_type_are_told_by_name(kind: str, tmp_path: Path) -> 
         load_stage(f"file:{tmp_path / 'w.pth'}@lenet")
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_may_be_floats_of_any_width_and_counters_with_them(kind: Any) -> None:
+    net, other = (nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)) for _ in range(2))
+    put_weights(net, {name: value.to(kind) for name, value in other.state_dict().items()}, "weights", "here")
+    assert net[0].weight.dtype == torch.float32
+    assert torch.equal(net[0].weight, other[0].weight.to(kind).float())
+    assert net[1].num_batches_tracked.dtype == torch.int64
+
+
+def test_tensors_of_other_kinds_or_layouts_are_refused() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    net.register_buffer("index", torch.arange(3))
+    own = net.state_dict()
+    weight = own["0.weight"]
+    bad = {
+        "0.weight": [
+            (weight.long(), r"0\.weight of torch\.int64 in place of torch\.float32"),
+            (weight > 0, r"0\.weight of torch\.bool"),
+            (weight.to(torch.complex64), r"0\.weight of torch\.complex64"),
+            (weight.to(torch.float8_e4m3fn), r"0\.weight of torch\.float8_e4m3fn"),
+            (weight.to_sparse(), r"0\.weight stored as torch\.sparse_coo"),
+            (weight.to("meta"), r"0\.weight stored as a shape without numbers"),
+        ],
+        "index": [(own["index"].float(), r"index of torch\.float32 in place of torch\.int64")],
+        "1.num_batches_tracked": [
+            (torch.tensor(1j), r"num_batches_tracked of torch\.complex64 in place of torch\.int64"),
+            (torch.tensor(1).to_sparse(), r"num_batches_tracked stored as torch\.sparse_coo"),
+        ],
+    }
+    for name, cases in bad.items():
+        for value, said in cases:
+            with pytest.raises(
+                InputError, match=f"here: expected weights, found {'1.' if name[0] == '1' else ''}{said}"
+            ):
+                put_weights(net, {**own, name: value}, "weights", "here")
+    put_weights(net, {**own, "index": own["index"].int()}, "weights", "here")
+
+
 def test_weights_of_torchvision_for_other_classes(tmp_path: Path) -> None:
     from torchvision import models
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image
 
 from cascades.costs import read_costs
+from cascades.extraction import Progress
 from cascades.folder import read_folder
 from cascades.weights import save_weights
 from cascades.zoo import CIFAR_CLASSES, ZOO, load_stage
@@ -256,31 +258,115 @@ def test_settings_of_a_run_that_goes_on_are_the_same(
     refused(capsys, flags("--rows", ":9", "--part", "fit", source=many), ".all.extracting beside fit.outputs.npz")
 
 
-@pytest.mark.parametrize("damage", ["done empty", "done far", "done gone", "array gone", "array cut", "broken gone"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *("done empty", "done far", "done gone", "array gone", "array cut", "pooled gone", "pooled cut"),
+        *("broken gone", "broken empty"),
+    ],
+)
 def test_a_damaged_beginning_is_told_and_not_gone_on_from(
     damage: str, flags: Callable[..., list[str]], many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stopped = flags("--batch", "5", "--broken", "stop", "--rows", "50:", source=many)
+    """At row 77 --broken stop ends it; rows 0 and, if skipped, 77 and 78 are broken."""
+    stopped = flags("--batch", "5", "--broken", "stop", "--pooled", "--rows", "50:", source=many)
     assert main(stopped) == 2
+    if damage.startswith("broken"):  # that one was skipped first
+        there = Progress(tmp_path / "x" / ".all.extracting", N - 50, 5)
+        there.put_broken([(24, "torn")])
+        there.record(5, 1)
     capsys.readouterr()
     there = tmp_path / "x" / ".all.extracting"
     name, how = damage.split()
-    path = there / {"done": "done", "array": "0.npy", "broken": "broken.jsonl"}[name]
-    content = {"empty": b"", "far": b"%020d\n" % 10**9, "cut": path.read_bytes()[:200], "gone": b""}[how]
+    path = there / {"done": "done", "array": "0.npy", "pooled": "0.pooled.npy", "broken": "broken.jsonl"}[name]
+    far = b"%020d %020d\n" % (10**9, 0)
+    content = {"empty": b"", "far": far, "cut": path.read_bytes()[:200], "gone": b""}[how]
     path.unlink() if how == "gone" else path.write_bytes(content)
-    refused(capsys, stopped, path.name, "delete it to begin anew")
+    refused(capsys, stopped, path.name, f"{there} (delete it to begin anew")
+    shutil.rmtree(there)
+    assert main(flags("--pooled", "--batch", "5", "--rows", "50:", source=many)) == 0
+
+
+def changed(report: bytes, **how: Any) -> bytes:
+    return json.dumps({**json.loads(report), **how}).encode()
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("extracted.json", b"{}"), ("extracted.json", b"[]"), ("outputs.npz", b"PK\3\4 and no more")]
+    "damage",
+    [
+        lambda _: b"{}",
+        lambda _: b"[]",
+        lambda _: b"",
+        lambda text: text[:-20],
+        lambda text: changed(text, manifest=[]),
+        lambda text: changed(text, images="60"),
+        lambda text: changed(text, images=61),
+        lambda text: changed(text, skipped=None),
+        lambda text: changed(text, skipped=[["a", "torn"]]),
+        lambda text: changed(text, error={}),
+        lambda text: changed(text, error={"alexnet": None}),
+    ],
 )
-def test_a_damaged_end_is_told(
-    name: str, content: bytes, flags: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_damaged_report_is_told(
+    damage: Callable[[bytes], bytes],
+    flags: Callable[..., list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(flags()) == 0
-    capsys.readouterr()
-    (tmp_path / "x" / name).write_bytes(content)
-    refused(capsys, flags(), name, "delete it to begin anew")
+    assert main(flags("--part", "fit")) == 0
+    path = tmp_path / "x" / "fit.extracted.json"
+    path.write_bytes(damage(path.read_bytes()))
+    refused(capsys, flags("--part", "fit"), "fit.outputs.npz (delete it to begin anew")
+    (tmp_path / "x" / "fit.outputs.npz").unlink()
+    assert main(flags("--part", "fit")) == 0
+    assert main(flags("--part", "fit")) == 0
+
+
+def test_damaged_reports_of_other_parts_are_told(
+    flags: Callable[..., list[str]], many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped = flags("--batch", "5", "--broken", "stop", "--rows", "50:", "--part", "fit", source=many)
+    assert main(stopped) == 2
+    for content in ("[]", "{}", "7", ""):
+        (tmp_path / "x" / ".fit.extracting" / "manifest.json").write_text(content)
+        refused(capsys, flags("--part", "test"), ".fit.extracting", "expected")
+    shutil.rmtree(tmp_path / "x" / ".fit.extracting")
+    for content in ("[]", "{}", '{"manifest": 7}'):
+        (tmp_path / "x" / "fit.extracted.json").write_text(content)
+        refused(capsys, flags("--part", "test"), "fit.extracted.json (delete it to begin anew")
+
+
+def test_damaged_outputs_are_told(
+    flags: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags("--pooled")) == 0
+    path = tmp_path / "x" / "outputs.npz"
+    whole = path.read_bytes()
+    middle, place = len(whole) // 2, whole.index(b"alexnet.npy")
+    heads = [whole.index(b"NUMPY", whole.index(name)) for name in (b"labels.npy", b"alexnet.pooled.npy")]
+    damages = [b"", b"PK\3\4 and no more", *(whole[:size] for size in (100, middle, len(whole) - 1))]
+    damages += [whole[: middle - 100] + whole[middle:], whole[100:], whole[:place] + b"?" + whole[place + 1 :]]
+    damages += [whole[:head] + b"?" + whole[head + 1 :] for head in heads]
+    for content in damages:
+        path.write_bytes(content)
+        refused(capsys, flags("--pooled"), "outputs.npz (delete it to begin anew", "a truncated or other file")
+    np.savez(path, labels=np.zeros(60), ids=np.arange(60))
+    refused(capsys, flags("--pooled"), "outputs.npz (delete it to begin anew", "none called 'alexnet'")
+    np.savez(path, labels=np.zeros(60), ids=np.arange(60), alexnet=np.zeros((59, 10)))
+    refused(capsys, flags("--pooled"), "outputs.npz (delete it to begin anew", "59 rows of 'alexnet'")
+    path.write_bytes(whole)
+    assert main(flags("--pooled")) == 0
+
+
+def test_a_damaged_list_of_broken_images_is_told(
+    flags: Callable[..., list[str]], many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags(source=many)) == 0
+    path = tmp_path / "x" / "broken.txt"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+    refused(capsys, flags(source=many), "outputs.npz (delete it", "4 broken images in broken.txt, found 3")
+    path.unlink()
+    refused(capsys, flags(source=many), "outputs.npz (delete it", "4 broken images in broken.txt, found 0")
 
 
 def test_what_killed_runs_left_is_swept_away_and_nothing_else(flags: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -289,14 +375,19 @@ def test_what_killed_runs_left_is_swept_away_and_nothing_else(flags: Callable[..
     (folder / ".all.extracting.done" / "0.npy").write_bytes(b"x" * 100)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    gone = [f".try.{dead.pid}.part", f".costs.json.{dead.pid}.0123abcd.tmp"]
-    kept = [".mine", f".costs.json.{os.getpid()}.0123abcd.tmp", ".try.x.part", "notes.tmp"]
+    gone = [f".try.{dead.pid}.part", f".costs.json.{dead.pid}.0123abcd.tmp", f".costs.json.{os.getpid()}.0123abcd.tmp"]
+    kept = [".mine", f".costs.json.{os.getppid()}.0123abcd.tmp", ".try.x.part", "notes.tmp"]
+    kept += [f".costs.json.{dead.pid}.0123abcd.bak", f"costs.json.{dead.pid}.0123abcd.tmp", f".mine.{dead.pid}.part"]
     for name in (*gone, *kept):
         (folder / name).write_bytes(b"")
     assert main(flags()) == 0
     names = {path.name for path in folder.iterdir()}
     assert names.isdisjoint({*gone, ".all.extracting.done"})
     assert names >= set(kept)
+    (folder / ".fit.extracting.done").mkdir()
+    (folder / gone[0]).write_bytes(b"")
+    assert main(flags()) == 0  # done before
+    assert {path.name for path in folder.iterdir()} == names
 
 
 @pytest.mark.parametrize(
@@ -417,7 +508,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_files(
             hit = progress.is_dir()
             hits += hit
             if hit and (progress / "done").exists():
-                moments.add(int((progress / "done").read_text() or -1))
+                moments.add(int((progress / "done").read_text()[:20] or -1))
         else:
             pytest.fail("no run came to its end in 400 attempts")
         assert seen(tmp_path / out) == unbroken
@@ -430,7 +521,7 @@ def begun(out: Path, process: subprocess.Popen[str], batches: int = 1) -> None:
     """Waits until so many batches are recorded."""
     done = out / ".all.extracting" / "done"
     for _ in range(100 * SECONDS):
-        if done.is_file() and int(done.read_text() or 0) >= batches:
+        if done.is_file() and int(done.read_text()[:20] or 0) >= batches:
             return
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
@@ -475,7 +566,7 @@ def test_ctrl_c_ends_it_with_all_its_workers(
         with pytest.raises(ProcessLookupError):
             os.killpg(process.pid, 0)
     assert hidden(tmp_path / "x") == [".all.extracting"]
-    done = int((tmp_path / "x" / ".all.extracting" / "done").read_text())
+    done = int((tmp_path / "x" / ".all.extracting" / "done").read_text()[:20])
     assert f"{done:,} of 19,980 images" in err
 
 
@@ -507,7 +598,7 @@ def test_a_disk_that_is_full_is_told_and_nothing_is_lost(
     assert done.returncode == 1
     assert "0.pooled.npy: File too large" in done.stderr
     assert "Traceback" not in done.stderr
-    batches = int((tmp_path / "x" / ".all.extracting" / "done").read_text())
+    batches = int((tmp_path / "x" / ".all.extracting" / "done").read_text()[:20])
     assert 0 < batches < N / 8
     assert f"{8 * batches} of {N} images are done and kept" in done.stderr
     for out in ("x", "y"):
