@@ -44,18 +44,18 @@ def overhead(add: Callable[..., None], seconds: float) -> None:
     """Features, decision and gathering, as a share of the cheapest network's time."""
     import torch
 
-    from cascades.folder import EMBEDDED, read_folder
+    from cascades.folder import read_folder
     from cascades.live import Reckoner, live_cascade
     from cascades.runtime import networks
     from cascades.topology import parse_topology, unroll
     from cascades.zoo import load_cascade
-    from eval.run import Settings, noted_specs, pick_cascades
+    from eval.run import Settings, noted, pick_cascades
 
     data = read_folder("cifar10")
     routes = unroll(parse_topology("a_g_r", tuple(data.costs.stages)), data.costs)
     fitted, _ = pick_cascades(Settings(topology="a_g_r"), data, routes)
-    specs = noted_specs(EMBEDDED / "cifar10")
-    models = load_cascade([specs[stage] for stage in routes.stages])
+    specs = noted("cifar10", "networks", {})
+    models = load_cascade([f"{stage}={specs[stage]}" for stage in routes.stages])
     device = torch.device("cpu")
     network = networks(models, device)[0]
     first = routes.index[(0,)]

@@ -366,6 +366,8 @@ def _rows_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
 
     from numpy.lib import format as npy
 
+    if info.header_offset < 0:
+        raise ValueError("shorter than its table of contents says")
     with archive.open(info) as stream:
         header = npy.read_array_header_1_0 if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0
         shape, _, dtype = header(stream)

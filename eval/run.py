@@ -32,8 +32,8 @@ APART = 0.05
 WIDE = 124
 """Columns of the table in a pipe: it must not be cut."""
 
-PICTURES = "cifar10-test.npz"
-"""Images that come with the package: some of the test images of the embedded ``cifar10`` data."""
+PICTURES = "test.npz"
+"""Images that come with the package: the first test images of the embedded ``cifar10`` data, called as there."""
 
 
 @dataclass(frozen=True)
