@@ -14,14 +14,17 @@ from cascades.settings import guard, parse
 from features.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     import torch
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
     from rich.table import Table
     from torch import Tensor
 
     from cascades.costs import StageCost
     from cascades.images import Images
+    from cascades.preprocessing import Preprocessing
     from cascades.profiling import Line, Overheads, Profile, Step
     from cascades.zoo import StageModel
 
@@ -226,7 +229,7 @@ def pixels_of(models: Sequence[StageModel], n: int, images: Images | None, seed:
         if how.pixels_key in found:
             continue
         if images is not None:
-            crops = [how.cropped(images.image(i)) for i in range(min(n, len(images)))]
+            crops = whole_crops(images, how, n)
             if len({crop.shape for crop in crops}) > 1:
                 raise InputError(
                     "images of one size, since this model doesn't crop", "several", f"--data, {model.spec}"
@@ -239,6 +242,23 @@ def pixels_of(models: Sequence[StageModel], n: int, images: Images | None, seed:
             height, width = (size, size) if isinstance(size, int) else size
             rows = np.random.default_rng(seed).integers(0, 256, (n, height, width, how.channels), np.uint8)
         found[how.pixels_key] = torch.from_numpy(rows)
+    return found
+
+
+def whole_crops(images: Images, how: Preprocessing, n: int) -> list[NDArray[np.uint8]]:
+    """The first ``n`` images that are whole, cropped; fewer if there are not as many. Raises InputError if none is."""
+    from cascades.images import BrokenImage
+
+    found: list[NDArray[np.uint8]] = []
+    for i in range(len(images)):
+        try:
+            found.append(how.cropped(images.image(i)))
+        except BrokenImage:
+            continue
+        if len(found) == n:
+            break
+    if not found:
+        raise InputError("an image that is whole", "broken ones only", "--data")
     return found
 
 
@@ -350,6 +370,8 @@ def agreement(here: pd.DataFrame, earlier: pd.DataFrame) -> list[str]:
     key = ["stage", "what", "batch"]
     both = here.merge(earlier, on=key, suffixes=("", "_earlier"))
     apart = both[(both["ms_low"] > both["ms_high_earlier"]) | (both["ms_low_earlier"] > both["ms_high"])]
+    if not len(both):
+        raise InputError("an earlier profile of these stages and batch sizes", "no row in common", "--check")
     lines = [f"agrees with the earlier profile in {len(both) - len(apart)} of {len(both)} rows"]
     for row in apart.head(NAMED).to_dict("records"):
         now, before = ([row[f"{name}{end}"] for name in ("ms_median", "ms_low", "ms_high")] for end in ("", "_earlier"))

@@ -270,6 +270,32 @@ def test_profiles_agree_where_intervals_meet() -> None:
     assert agreement(many, many.assign(ms_low=9.0, ms_high=9.5))[-1] == "  and 12 more"
 
 
+def test_profiles_of_other_things_cannot_agree() -> None:
+    from features.errors import InputError
+
+    with pytest.raises(InputError, match="no row in common"):
+        agreement(rows(a=(5, 4, 6)), rows(b=(5, 4, 6)))
+
+
+def test_broken_images_are_passed_over(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from cascades.images import open_images
+    from features.errors import InputError
+
+    model = wanting(None, (4, 6))
+    (tmp_path / "i" / "cat").mkdir(parents=True)
+    for i in range(4):
+        Image.new("RGB", (6, 4), (10 * i, 0, 0)).save(tmp_path / "i" / "cat" / f"{i}.png")
+    (tmp_path / "i" / "cat" / "1.png").write_bytes(b"")
+    found = pixels_of([model], 3, open_images(tmp_path / "i"), 0)[model.preprocessing.pixels_key]
+    assert found[:, 0, 0, 0].tolist() == [0, 20, 30]
+    for i in range(4):
+        (tmp_path / "i" / "cat" / f"{i}.png").write_bytes(b"")
+    with pytest.raises(InputError, match="broken ones only"):
+        pixels_of([model], 3, open_images(tmp_path / "i"), 0)
+
+
 def test_a_profile_is_read_back(tmp_path: Path) -> None:
     from features.errors import InputError
 
