@@ -62,7 +62,7 @@ def best_pair(
     >>> losses = (np.array([0.0, 1, 1, 1]), np.array([0.0, 0, 1, 0]), np.zeros(4))
     >>> cuts, value = best_pair(one, two, losses, (1.0, 1.0), np.array([0.1]))
     >>> cuts.tolist(), value.round(9).tolist()
-    ([[0.9, 0.8]], [0.1])
+    ([[0.9, 0.5]], [0.1])
     """
     n, p = len(first), len(prices)
     here, there, last = (np.asarray(loss, float) for loss in losses)
