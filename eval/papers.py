@@ -160,14 +160,15 @@ class Case:
         from cascades.images import open_images
         from cascades.topology import parse_topology, unroll
         from cascades.zoo import load_cascade
-        from eval.run import noted
+        from eval.run import PICTURES, noted
 
         data = read_folder(name, settings.seed)
         exits = [stage for stage in data.costs.stages if stage != "base"]
         routes = unroll(parse_topology(">".join(exits), tuple(data.costs.stages)), data.costs)
         specs = noted(name, "networks", {})
         models = load_cascade([f"{network}={spec}" for network, spec in specs.items()])
-        images = open_images(EMBEDDED / name / "images.npz").numbered_as(models[0].classes)
+        own = EMBEDDED / name / "images.npz"
+        images = open_images(own if own.exists() else EMBEDDED / "cifar10" / PICTURES).numbered_as(models[0].classes)
         rows = range(min(settings.rows, len(images)))
         ways = ways_of(models)
         pixels = {
