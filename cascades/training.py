@@ -24,7 +24,8 @@ from cascades.train import (
     round_to_half,
     say,
 )
-from cascades.weights import said, save_weights
+from cascades.weights import said, save_weights, weights_digest
+from cascades.zoo import BRANCHED, ZOO
 from features.errors import InputError
 
 if TYPE_CHECKING:
@@ -114,6 +115,10 @@ class Settings:
     augment: bool = field(default=True, metadata={"help": "move images by a few pixels, and flip those in colour"})
     mixed: bool = field(default=True, metadata={"help": "multiply in bfloat16 where the device is fast at it"})
     half: bool = field(default=True, metadata={"help": "write kernels and matrices as float16"})
+    heads_only: bool = field(
+        default=False,
+        metadata={"help": "leave a frozen zoo network's own weights out of the file, which is then read beside theirs"},
+    )
     device: str = field(default="auto", metadata={"help": "cpu, cuda, or auto: cuda if there is one"})
     threads: int | None = field(
         default=None, metadata={"help": "CPU threads, if not all", "minimum": 1, "maximum": 1024}
@@ -131,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(settings: Settings) -> None:
     """Build, train from where a killed run was, report, write the weights."""
     import torch
+    from torch import nn
 
     from cascades.images import open_images, rows_of
     from cascades.probing import pick_device
@@ -171,10 +177,18 @@ def run(settings: Settings) -> None:
         "objective": settings.objective,
     }
     about |= job.report()
-    save_weights(net, settings.out / f"{name}.safetensors", about, settings.half)
+    path = settings.out / f"{name}.safetensors"
+    if settings.heads_only:
+        about["backbone"] = weights_digest(net.backbone)
+        save_weights(nn.ModuleDict({"heads": net.heads, "gates": net.gates}), path, about, settings.half)
+    else:
+        save_weights(net, path, about, settings.half)
 
 
 def _refuse_contradictions(settings: Settings) -> None:
+    frozen = settings.objective == "frozen" or settings.freeze
+    if settings.heads_only and not (frozen and settings.network in (*ZOO, *BRANCHED)):
+        raise InputError("a frozen network of the zoo", settings.network, "--heads-only")
     if settings.objective != "gated" and settings.price:
         raise InputError("--objective gated, whose gates a price is for", settings.objective, "--price")
     if settings.weights and not any(settings.weights) and settings.objective == "joint":
@@ -214,7 +228,7 @@ def build(settings: Settings, classes: Sequence[str]) -> Built:
     """
     from cascades.branches import Branching, Exit, parse_exits, trace
     from cascades.weights import put_weights, read_weights
-    from cascades.zoo import BRANCHED, load_plain
+    from cascades.zoo import load_plain
 
     start = None if settings.start is None else _file_of(settings)
     held = None if start is None else read_weights(start)

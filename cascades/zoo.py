@@ -17,7 +17,7 @@ from cascades.weights import SHOWN, TORCH_SUFFIXES, Weights, put_weights, read_w
 from features.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from cascades.branches import BranchedNet, Branching
 
@@ -159,11 +159,14 @@ BRANCHED: dict[str, tuple[str, tuple[tuple[str, tuple[int, ...]], ...]]] = {
     "b_resnet20": ("cifar_resnet20", (("layer1.0", (32, 32, 32)), ("layer1", (32, 32)))),
     "b_resnet56": ("cifar_resnet56", (("layer1.0", (32, 32, 32)), ("layer1", (32, 32)))),
     "b_resnet110": ("cifar_resnet110", (("layer1.0", (32, 32, 32)), ("layer1", (32, 32)))),
+    "exits_googlenet": ("cifar_googlenet", tuple((f"features.{i}", ()) for i in (0, 1, 2, 4, 5, 6))),
+    "exits_resnet": ("cifar_wide_resnet10", (("relu", ()), ("layer1", ()), ("layer2", ()), ("layer3.0", ()))),
 }
 """BranchyNet's networks (Teerapittayanon et al., 2016): the backbone, and behind which of its layers there are exits,
 with the channels of their heads' convolutions. The paper's first exit of ResNet-110, behind the second convolution,
 would lie inside a residual block, so it stands behind that block; the second one is behind the 37th, where all blocks
-of the first size end. ResNet-56 and -20 have theirs at the same places."""
+of the first size end. ResNet-56 and -20 have theirs at the same places. The ``exits_`` networks have linear heads
+behind every block of a frozen network of the embedded cascade, as Bolukbasi et al. (2017) have."""
 
 
 # --- from a name to a stage
@@ -587,11 +590,27 @@ def _from_file(path: Path, architecture: str, weights: Weights, where: str) -> L
     else:
         expected = f"an architecture: torchvision:NAME, timm:NAME, one of {', '.join((*ZOO, *ALIASES))}"
         raise InputError(expected, repr(architecture), where)
+    tensors = dict(weights.tensors)
     if branching is not None:
+        if "backbone" in weights.about:
+            tensors |= _backbone_of(path, architecture, weights)
         plain = _branched(plain, branching)
     wanted = f"weights of {called} for {len(plain.classes)} classes"
-    put_weights(plain.module, weights.tensors, wanted, str(path))
+    put_weights(plain.module, tensors, wanted, str(path))
     return replace(plain, origin=str(path))
+
+
+def _backbone_of(path: Path, architecture: str, weights: Weights) -> dict[str, Tensor]:
+    """The frozen backbone's tensors, which stand in a file of their own beside ``path`` or among the embedded ones.
+
+    Raises InputError if they are not those that the heads were trained on.
+    """
+    beside = path.parent if any(path.parent.glob(f"{architecture}.*")) else EMBEDDED_WEIGHTS
+    file = _zoo_file(architecture, beside)
+    own = _from_file(file, architecture, read_weights(file), str(file))
+    if weights_digest(own.module.float()) != weights.about["backbone"]:
+        raise InputError(f"the weights of {architecture} that the heads of {path} were trained on", "others", str(file))
+    return {f"backbone.{name}": tensor for name, tensor in own.module.state_dict().items()}
 
 
 LOADERS: dict[str, Callable[[str, bool, str], Loaded]] = {"torchvision": _torchvision, "timm": _timm, "file": _file}
