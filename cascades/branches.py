@@ -18,7 +18,7 @@ from features.errors import InputError
 SHOWN = 6
 """How many layers an error lists before it stops."""
 
-HEADS = ("linear", "conv")
+NUMBER = re.compile(r"[0-9]{1,9}")
 REST = 0.01
 """Share of the multiply-adds that a network has to have left behind a block for an exit there to be of use."""
 
@@ -74,7 +74,15 @@ def trace(module: nn.Module, shape: Sequence[int]) -> Traced:
     leaves, functions = _timm_leaves(module)
     try:
         graph = _Tracer(leaves, functions).trace(_OneInput(module))
-    except (fx.proxy.TraceError, TypeError, RuntimeError, ValueError, AssertionError, NotImplementedError) as error:
+    except (
+        fx.proxy.TraceError,
+        NameError,
+        TypeError,
+        RuntimeError,
+        ValueError,
+        AssertionError,
+        NotImplementedError,
+    ) as error:
         found = str(error).strip().partition("\n")[0][:200]
         raise InputError("a network that torch.fx can trace", found, type(module).__name__) from error
     for node in graph.nodes:
@@ -181,7 +189,7 @@ def choose_cuts(traced: Traced, wanted: str | int | Sequence[str]) -> list[Cut]:
         sizes = [_space(cut.shape) for cut in every]
         after = [*sizes[1:], None]
         return [cut for cut, size, other in zip(every, sizes, after, strict=True) if size != other]
-    if isinstance(wanted, int) or (isinstance(wanted, str) and wanted.isdigit()):
+    if isinstance(wanted, int) or (isinstance(wanted, str) and NUMBER.fullmatch(wanted)):
         return _equal(traced, every, int(wanted))
     names = [wanted] if isinstance(wanted, str) else list(wanted)
     chosen = [_named(traced, name) for name in names]
@@ -470,7 +478,7 @@ def parse_exits(traced: Traced, text: str, heads: str, width: int = 32) -> tuple
     ``CONVS`` says how many 3x3 convolutions the head has; else 0 if ``heads`` is linear, 1 if it is conv. ``width``:
     their channels, at least.
     """
-    if text in EVERY or text.isdigit():
+    if text in EVERY or NUMBER.fullmatch(text):
         cuts, convs = choose_cuts(traced, text), {}
     else:
         pairs = [re.fullmatch(r"(.+?)(?::(\d+))?", part.strip()) for part in text.split(",")]

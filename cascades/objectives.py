@@ -9,6 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+
+def wide(x: Tensor) -> Tensor:
+    """In single precision at least."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 TEMPERATURE = 3.0
 """At which exits learn from the last one's answers (Hinton et al., 2015)."""
 
@@ -35,12 +41,13 @@ def exit_log_shares(gates: Tensor) -> Tensor:
 
 def cross_entropies(said: Said, labels: Tensor) -> Tensor:
     """(n, k) cross-entropy of every exit's answer."""
-    return torch.stack([functional.cross_entropy(z.float(), labels, reduction="none") for z in said.logits], dim=1)
+    return torch.stack([functional.cross_entropy(wide(z), labels, reduction="none") for z in said.logits], dim=1)
 
 
 def weighted(said: Said, labels: Tensor, weights: Sequence[float]) -> Tensor:
     """Sum over exits of weight times mean cross-entropy (BranchyNet; as a term, deep supervision)."""
-    return cross_entropies(said, labels).mean(dim=0) @ labels.new_tensor(weights, dtype=torch.float32)
+    means = cross_entropies(said, labels).mean(dim=0)
+    return means @ labels.new_tensor(weights, dtype=means.dtype)
 
 
 def mixture(said: Said, labels: Tensor) -> Tensor:
@@ -49,28 +56,29 @@ def mixture(said: Said, labels: Tensor) -> Tensor:
     With f_b probabilities, s_1 is the mixture of all exits' by the chances to stop there; here in logarithms.
     """
     assert said.gates is not None
-    likelihood = exit_log_shares(said.gates.float()) - cross_entropies(said, labels)
+    likelihood = exit_log_shares(wide(said.gates)) - cross_entropies(said, labels)
     return -likelihood.logsumexp(dim=1).mean()
 
 
 def expected(said: Said, labels: Tensor) -> Tensor:
     """Mean over examples and over where they stop of the cross-entropy there: sum_b pi_b * crossentropy_b."""
     assert said.gates is not None
-    shares = exit_log_shares(said.gates.float()).exp()
+    shares = exit_log_shares(wide(said.gates)).exp()
     return (shares * cross_entropies(said, labels)).sum(dim=1).mean()
 
 
 def expected_cost(gates: Tensor, costs: Tensor) -> Tensor:
     """Mean of what it costs to stop where the gates (n, k - 1) say, for ``costs`` (k,) of stopping at each exit."""
-    return (exit_log_shares(gates.float()).exp() @ costs.float()).mean()
+    shares = exit_log_shares(wide(gates)).exp()
+    return (shares @ costs.to(shares.dtype)).mean()
 
 
 def distilled(said: Said) -> Tensor:
     """Mean over the earlier exits of the divergence from the last one's softened answers, which learns nothing here."""
-    teacher = functional.log_softmax(said.logits[-1].detach().float() / TEMPERATURE, dim=1)
+    teacher = functional.log_softmax(wide(said.logits[-1].detach()) / TEMPERATURE, dim=1)
     parts = [
         functional.kl_div(
-            functional.log_softmax(z.float() / TEMPERATURE, dim=1), teacher, reduction="batchmean", log_target=True
+            functional.log_softmax(wide(z) / TEMPERATURE, dim=1), teacher, reduction="batchmean", log_target=True
         )
         for z in said.logits[:-1]
     ]
@@ -97,7 +105,7 @@ class Objective:
 
     def __call__(self, said: Said, labels: Tensor) -> Tensor:
         """The mean over n examples."""
-        total = said.logits[-1].new_zeros((), dtype=torch.float32)
+        total = wide(said.logits[-1].new_zeros(()))
         if any(self.weights):
             total = total + weighted(said, labels, self.weights)
         if self.gated:

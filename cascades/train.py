@@ -81,7 +81,9 @@ class Settings:
     epochs: int | None = field(
         default=None, metadata={"help": "epochs, if not as many as the recipe has", "minimum": 1, "maximum": 10_000}
     )
-    rate: float | None = field(default=None, metadata={"help": "peak rate, if not the recipe's", "minimum": 1e-9})
+    rate: float | None = field(
+        default=None, metadata={"help": "peak rate, if not the recipe's", "minimum": 1e-9, "maximum": 1e30}
+    )
     cutout: int | None = field(
         default=None, metadata={"help": "side of the blanked square, if not the recipe's", "minimum": 0, "maximum": 32}
     )

@@ -6,7 +6,7 @@ import csv
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from cascades.train import (
     Labelled,
     augmented,
     fast_bfloat16,
+    initialise,
     load,
     progress_bar,
     ramp,
@@ -108,7 +109,7 @@ class Settings:
     test_rows: str = field(default=":", metadata={"help": "which of the test images"})
     rows: str = field(default=":", metadata={"help": "which images to train on, such as :40000"})
     epochs: int = field(default=20, metadata={"help": "epochs", "minimum": 1, "maximum": 10_000})
-    rate: float = field(default=1e-3, metadata={"help": "Adam's peak rate", "minimum": 1e-9})
+    rate: float = field(default=1e-3, metadata={"help": "Adam's peak rate", "minimum": 1e-9, "maximum": 1e30})
     decay: float = field(default=1e-4, metadata={"help": "weight decay, decoupled", "minimum": 0})
     batch: int = field(default=128, metadata={"help": "images a step", "minimum": 1, "maximum": 65_536})
     cutout: int = field(default=0, metadata={"help": "side of the square that is blanked", "minimum": 0, "maximum": 64})
@@ -141,6 +142,7 @@ def run(settings: Settings) -> None:
     from cascades.images import open_images, rows_of
     from cascades.probing import pick_device
 
+    settings = named(settings)
     _refuse_contradictions(settings)
     try:
         settings.out.mkdir(parents=True, exist_ok=True)
@@ -162,13 +164,15 @@ def run(settings: Settings) -> None:
         if not len(test):
             raise InputError("at least one image to test on", "none", f"--test-rows {settings.test_rows}")
     net = built.net.to(device).to(memory_format=torch.channels_last)
-    name = settings.name or settings.network.rpartition("/")[2].rpartition(":")[2].removesuffix(".safetensors")
+    name = settings.name or settings.network.rpartition("/")[2].rpartition(":")[2]
     job = Job(net, settings, name, objective_of(settings, net), device, images, test, built)
     if settings.objective == "frozen" and not any(each.convs for each in net.exits):
         job.fit_heads()
     else:
         job.train()
-    if settings.half:
+    # a frozen backbone stays as it is, to the last bit
+    half = settings.half and settings.objective != "frozen" and not settings.freeze
+    if half:
         round_to_half(net)
     about = {
         "architecture": built.architecture,
@@ -180,9 +184,28 @@ def run(settings: Settings) -> None:
     path = settings.out / f"{name}.safetensors"
     if settings.heads_only:
         about["backbone"] = weights_digest(net.backbone)
-        save_weights(nn.ModuleDict({"heads": net.heads, "gates": net.gates}), path, about, settings.half)
+        save_weights(nn.ModuleDict({"heads": net.heads, "gates": net.gates}), path, about, half)
     else:
-        save_weights(net, path, about, settings.half)
+        save_weights(net, path, about, half)
+
+
+def named(settings: Settings) -> Settings:
+    """With the architecture in the place of a file that says or is told which it is, and the file to start from."""
+    from cascades.weights import read_weights
+    from cascades.zoo import file_parts
+
+    if "/" in settings.name or settings.name in (".", ".."):
+        raise InputError("a name of files in --out", repr(settings.name), "--name")
+    kind, _, what = settings.network.partition(":")
+    if kind != "file":
+        return settings
+    if settings.start is not None:
+        raise InputError("a file to start from once", f"{settings.network} and {settings.start}", "--start")
+    path, given = file_parts(what)
+    architecture = given or read_weights(Path(path)).about.get("architecture", "")
+    if not architecture:
+        raise InputError(f"file:{path}@ARCHITECTURE", "a file that does not say which it is", settings.network)
+    return replace(settings, network=architecture, start=Path(path), name=settings.name or Path(path).stem)
 
 
 def _refuse_contradictions(settings: Settings) -> None:
@@ -191,8 +214,6 @@ def _refuse_contradictions(settings: Settings) -> None:
         raise InputError("a frozen network of the zoo", settings.network, "--heads-only")
     if settings.objective != "gated" and settings.price:
         raise InputError("--objective gated, whose gates a price is for", settings.objective, "--price")
-    if settings.weights and not any(settings.weights) and settings.objective == "joint":
-        raise InputError("a weight above 0", "zero for every exit", "--weights")
 
 
 def _refuse_few(images: Images, settings: Settings) -> None:
@@ -228,7 +249,7 @@ def build(settings: Settings, classes: Sequence[str]) -> Built:
     """
     from cascades.branches import Branching, Exit, parse_exits, trace
     from cascades.weights import put_weights, read_weights
-    from cascades.zoo import load_plain
+    from cascades.zoo import blank, load_plain
 
     start = None if settings.start is None else _file_of(settings)
     held = None if start is None else read_weights(start)
@@ -237,7 +258,9 @@ def build(settings: Settings, classes: Sequence[str]) -> Built:
         if settings.exits:
             raise InputError("no --exits, since the weights to start from have some", settings.exits, "--exits")
         branching = Branching.read(held.about["exits"], str(start))
-        loaded = load_plain(backbone, classes, None)
+        if held.about.get("architecture") not in (settings.network, backbone):
+            raise InputError(f"weights of {settings.network}", str(held.about.get("architecture")), str(start))
+        loaded = blank(backbone, held.classes, str(start))
         net = _net(loaded, Branching(branching.exits, settings.objective == "gated"))
         own = net.state_dict()
         fresh = [key for key in own if key.startswith("gates.") and key not in held.tensors]
@@ -255,10 +278,12 @@ def build(settings: Settings, classes: Sequence[str]) -> Built:
     else:
         exits = parse_exits(trace(loaded.module, shape), "stages", settings.heads)
     gated = settings.objective == "gated"
-    net = _net(loaded, Branching(exits, gated))
     trained = loaded.origin != "random weights"
     if not trained and (settings.objective == "frozen" or settings.freeze):
         raise InputError("weights of the backbone that is to be frozen (--start)", "random ones", settings.network)
+    if not trained:
+        initialise(loaded.module)
+    net = _net(loaded, Branching(exits, gated))
     return Built(net, loaded, settings.network, Branching(net.exits, gated), trained, False)
 
 
@@ -290,6 +315,9 @@ def objective_of(settings: Settings, net: BranchedNet) -> Objective:
         weights = tuple(FIRST + (LAST - FIRST) * i / max(k - 1, 1) for i in range(k))
     if len(weights) != k:
         raise InputError(f"one weight, or {k}, one an exit", str(len(weights)), "--weights")
+    fixed = settings.objective == "frozen" or settings.freeze
+    if not gated and not settings.distill and not any(weights[: k - 1] if fixed else weights):
+        raise InputError("a weight above 0 of an exit that is trained", ", ".join(map(str, weights)), "--weights")
     costs = stop_costs(net, settings.costs)
     return Objective(weights, settings.loss if gated else "", settings.price if gated else 0.0, costs, settings.distill)
 
@@ -429,6 +457,11 @@ class Job:
                     optimiser.step()
                     advance(1, f"epoch {epoch + 1} of {settings.epochs}")
                 net.eval()
+                if not all(bool(torch.isfinite(parameter).all()) for parameter in net.parameters()):
+                    kept = f"; the checkpoint of epoch {epoch} is kept" if epoch else ""
+                    raise InputError(
+                        "finite weights (a lower --rate?)", f"others after epoch {epoch + 1}{kept}", self.name
+                    )
                 seconds = time.perf_counter() - start
                 line = {"epoch": epoch + 1, "loss": sum(lost) / len(lost), "seconds": seconds} | self._watch()
                 self.log.append(line)
@@ -528,20 +561,23 @@ class Job:
 
     def report(self) -> dict[str, str]:
         """What is said at the end, and stands in the file: accuracies on all test images."""
-        if self.test is None:
-            return {}
-        found = self.measured(self.test)
-        for i in range(len(self.net)):
+        found = {} if self.test is None else self.measured(self.test)
+        for i in range(len(self.net)) if found else ():
             say(f"{self.name}: exit {i + 1}: {found[f'accuracy_e{i + 1}']:.2%} right")
-        if len(self.net.gates):
-            shares = [found[f"share_e{i + 1}"] for i in range(len(self.net))]
-            told = ", ".join(f"{share:.1%} at exit {i + 1}" for i, share in enumerate(shares))
-            say(f"{self.name}: gates: {found['accuracy_gated']:.2%} right; {told}")
-            if starved := [str(i + 1) for i, share in enumerate(shares) if share < STARVED]:
-                say(
-                    f"{self.name}: exits {', '.join(starved)} get no examples: the gates are no trade-off at this price"
-                )
+        if len(self.net.gates) and not found:
+            some = load(self.images.take(slice(0, WATCHED)), self.device, self.built.loaded.preprocessing)
+            self._tell_of_gates(self.measured(some))
+        elif len(self.net.gates):
+            self._tell_of_gates(found)
         return {key: f"{value:.4f}" for key, value in found.items()}
+
+    def _tell_of_gates(self, found: Mapping[str, float]) -> None:
+        """What the gates do with ``measured`` examples, and whether that is a trade-off."""
+        shares = [found[f"share_e{i + 1}"] for i in range(len(self.net))]
+        told = ", ".join(f"{share:.1%} at exit {i + 1}" for i, share in enumerate(shares))
+        say(f"{self.name}: gates: {found['accuracy_gated']:.2%} right; {told}")
+        if starved := [str(i + 1) for i, share in enumerate(shares) if share < STARVED]:
+            say(f"{self.name}: exits {', '.join(starved)} get no examples: the gates are no trade-off at this price")
 
     def _about(self) -> dict[str, str]:
         """What a run must share with the one whose checkpoint it goes on from."""
@@ -550,6 +586,9 @@ class Job:
             "objective",
             "weights",
             "loss",
+            "sharpen",
+            "augment",
+            "mixed",
             "price",
             "distill",
             "epochs",
@@ -566,6 +605,7 @@ class Job:
             "classes": ", ".join(self.images.classes),
             "start": str(settings.start or "none"),
             "frozen": str(settings.freeze),
+            "costs": str(self.objective.costs),
             **{key: str(getattr(settings, key)) for key in kept},
         }
 
@@ -605,10 +645,10 @@ class Job:
             replacing(self.settings.out / f"{self.name}.log.csv") as temporary,
             temporary.open("w", newline="") as file,
         ):
-            table = csv.DictWriter(file, list(self.log[0]))
+            table = csv.DictWriter(file, list(dict.fromkeys(key for line in self.log for key in line)), restval="")
             table.writeheader()
             table.writerows(self.log)
-        if any(key.startswith("accuracy") for key in self.log[0]):
+        if any(key.startswith("accuracy") for key in self.log[-1]):
             with replacing(self.settings.out / f"{self.name}.log.png") as temporary:
                 log_picture(self.log, self.name).savefig(temporary, format="png", dpi=150)
 
@@ -619,11 +659,18 @@ def log_picture(log: Sequence[Mapping[str, float]], name: str) -> Figure:
 
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    epochs = [line["epoch"] for line in log]
-    for key in (key for key in log[0] if key.startswith("accuracy")):
+    for key in (key for key in log[-1] if key.startswith("accuracy")):
+        known = [line for line in log if key in line]
         label = key.removeprefix("accuracy_").replace("e", "exit ", 1) if key != "accuracy_gated" else "gates"
         style = "--" if key == "accuracy_gated" else "-"
-        axes.plot(epochs, [100 * line[key] for line in log], style, marker="o", markersize=3, label=label)
+        axes.plot(
+            [line["epoch"] for line in known],
+            [100 * line[key] for line in known],
+            style,
+            marker="o",
+            markersize=3,
+            label=label,
+        )
     axes.set_xlabel("epoch")
     axes.set_ylabel("right, % of test images")
     axes.set_title(name, loc="left", fontsize=10)

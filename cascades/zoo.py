@@ -262,7 +262,7 @@ def short_name(spec: str) -> tuple[str, str]:
         return named[1], named[2]
     kind, colon, what = spec.partition(":")
     if kind == "file" and colon:
-        stem = Path(_file_parts(what)[0]).stem
+        stem = Path(file_parts(what)[0]).stem
         return re.sub(r"[^\w-]+", "-", stem).strip("-") or "file", spec
     last = re.split(r"[:/]", spec)[-1]
     return re.split(r"[.@]", last)[0].removeprefix("cifar_"), spec
@@ -329,6 +329,22 @@ def _zoo(name: str, weights: Path | None, pretrained: bool) -> Loaded:
     return _from_file(path, name, read_weights(path), name)
 
 
+def blank(architecture: str, classes: tuple[str, ...], where: str) -> Loaded:
+    """A network of that architecture with random weights; for its published classes if none are given."""
+    kind, _, what = architecture.partition(":")
+    if architecture in ZOO:
+        own = classes or ZOO[architecture].classes
+        return Loaded(
+            _random(lambda: ZOO[architecture].build(len(own))), ZOO[architecture].preprocessing, own, "random weights"
+        )
+    if architecture in ALIASES or kind == "torchvision":
+        return _torchvision(what or architecture, False, where, classes)
+    if kind == "timm":
+        return _timm(what, False, where, classes)
+    expected = f"an architecture: torchvision:NAME, timm:NAME, one of {', '.join((*ZOO, *ALIASES))}"
+    raise InputError(expected, repr(architecture), where)
+
+
 def load_plain(name: str, classes: Sequence[str], weights: Path | None) -> Loaded:
     """A network without exits to be trained: with the weights of the file ``weights``; else a zoo's network with random
     ones for these ``classes``, any other with its published ones.
@@ -339,9 +355,7 @@ def load_plain(name: str, classes: Sequence[str], weights: Path | None) -> Loade
         return _from_file(weights, name, read_weights(weights), name)
     if name not in ZOO:
         return _load(name, None, True)
-    architecture = ZOO[name]
-    module = _random(lambda: architecture.build(len(classes)))
-    return Loaded(module, architecture.preprocessing, tuple(classes), "random weights")
+    return blank(name, tuple(classes), name)
 
 
 def find_weights(name: str, where: Path) -> Path:
@@ -543,7 +557,7 @@ def _timm_classes(module: nn.Module, config: Mapping[str, Any], where: str) -> t
 
 
 def _file(what: str, pretrained: bool, where: str) -> Loaded:  # noqa: ARG001 a file is there to be read
-    text, given = _file_parts(what)
+    text, given = file_parts(what)
     path = Path(text)
     weights = read_weights(path)
     architecture = given or weights.about.get("architecture", "")
@@ -555,7 +569,7 @@ def _file(what: str, pretrained: bool, where: str) -> Loaded:  # noqa: ARG001 a 
     return _from_file(path, architecture, weights, where)
 
 
-def _file_parts(what: str) -> tuple[str, str]:
+def file_parts(what: str) -> tuple[str, str]:
     """Path and architecture; a path may have an @ of its own."""
     path, _, architecture = what.rpartition("@")
     known = architecture in (*ZOO, *BRANCHED, *ALIASES) or architecture.startswith(("torchvision:", "timm:"))
@@ -578,18 +592,7 @@ def _from_file(path: Path, architecture: str, weights: Weights, where: str) -> L
         architecture = BRANCHED.get(architecture, (architecture,))[0]
     elif architecture in BRANCHED:
         raise InputError(f"weights of {architecture}, with its exits", "weights without exits", str(path))
-    kind, _, what = architecture.partition(":")
-    if architecture in ZOO:
-        classes = weights.classes or ZOO[architecture].classes
-        module = _random(lambda: ZOO[architecture].build(len(classes)))
-        plain = Loaded(module, ZOO[architecture].preprocessing, classes, "")
-    elif architecture in ALIASES or kind == "torchvision":
-        plain = _torchvision(what or architecture, False, where, weights.classes)
-    elif kind == "timm":
-        plain = _timm(what, False, where, weights.classes)
-    else:
-        expected = f"an architecture: torchvision:NAME, timm:NAME, one of {', '.join((*ZOO, *ALIASES))}"
-        raise InputError(expected, repr(architecture), where)
+    plain = blank(architecture, weights.classes, where)
     tensors = dict(weights.tensors)
     if branching is not None:
         if "backbone" in weights.about:

@@ -124,6 +124,9 @@ def _load(settings: Settings) -> tuple[DataFolder, Routes]:
         if len(outputs) < LEAST_EXAMPLES:
             found = f"{len(outputs)} in part {part!r}"
             raise InputError(f"at least {LEAST_EXAMPLES} examples, to fit and to judge anything", found, data.name)
+    gates = any("gate" in stage.measured for outputs in data.parts.values() for stage in outputs.stages)
+    if "gate" in settings.policies and not gates:
+        raise InputError("stages with gates (cascades.training --objective gated)", "none", "--policies gate")
     return data, unroll(topology, data.costs)
 
 

@@ -302,21 +302,20 @@ class Case:
         ms = np.median(found.seconds, axis=1).sum(axis=1) / n * 1e3
         accuracy = 100 * (1 - self.base_wrong("test"))
 
-        def line(protocol: str, router: str, cuts: str, routing: Any, spent: float) -> Line:
+        def line(
+            protocol: str, router: str, cuts: str, routing: Any, spent: float, ms_base: float = float(ms[0])
+        ) -> Line:
             share = np.bincount(self.routes.exits[routing.path], minlength=len(self.path)) / len(test)
             shares = " / ".join(f"{100 * each:.1f}" for each in share)
-            return Line(
-                self.name, protocol, router, cuts, accuracy, 100 * (1 - routing.error), float(ms[0]), spent, shares
-            )
+            return Line(self.name, protocol, router, cuts, accuracy, 100 * (1 - routing.error), ms_base, spent, shares)
 
+        alone = found.cells[len(stages), 1] * 1e3  # as the exits' trunk: on ready inputs
         judged = self.outcomes("test")
         grid = route_chain(judged, self.routes, self.path, published)
         tuned = route_chain(judged, self.routes, self.path, honest)
         learned = fitted.route(test.of(self.routes.stages))[point]
         return [
-            line(
-                "as published", "entropy", _shown(published), grid, self._trunk_only(found, systems.index(systems[3]))
-            ),
+            line("as published", "entropy", _shown(published), grid, self._trunk_only(found, 3), alone),
             line("honest", "entropy", _shown(honest), tuned, float(ms[1])),
             line("honest", "learned", fitted.names[point][0], learned, float(ms[2])),
         ]

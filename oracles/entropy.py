@@ -14,7 +14,7 @@ from oracles.threshold import best_cuts
 from policies.entropy import best_pair
 
 PAIR_ROWS = 20_000
-"""Examples that a pair of thresholds is tuned on at most."""
+"""Examples that a pair of thresholds is tuned on at most, drawn at random."""
 
 
 def entropy(fit: Outcomes, examples: Outcomes, routes: Routes, prices: Floats) -> list[OperatingPoint]:
@@ -48,7 +48,7 @@ def entropy_cuts(fit: Outcomes, routes: Routes, path: Path, prices: Floats) -> l
     if len(path) > 3:
         only = replace(routes, paths=tuple(path[: j + 1] for j in range(len(path))), spent=routes.spent[ends])
         return [(path, _whole(path, plan)) for plan in joint_thresholds(fit, only, prices)]
-    rows = slice(0, PAIR_ROWS)
+    rows = np.random.default_rng(0).permutation(len(fit))[:PAIR_ROWS]
     spent = np.diff(routes.cost[ends])
     losses = (fit.wrong[rows, path[0]], fit.wrong[rows, path[1]], fit.wrong[rows, path[2]])
     cuts, _ = best_pair(

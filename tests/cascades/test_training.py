@@ -23,6 +23,7 @@ from cascades.costs import Costs, StageCost, write_costs
 from cascades.training import main
 from cascades.weights import read_weights
 from cascades.zoo import load_stages
+from features.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -184,6 +185,9 @@ def test_a_killed_run_ends_as_an_unbroken_one(images: Path, tmp_path: Path) -> N
     [
         (("--exits", "features.99"), "features.3"),
         (("--exits", "classifier.7"), "before the classifier"),
+        (("--exits", "\u00b2"), "a layer of the network"),
+        (("--name", "a/b"), "a name of files"),
+        (("--rate", "1e38"), "--rate"),
         (("--exits", "features.0:x"), "found 'features.0:x'"),
         (("--weights", "0"), "a weight above 0"),
         (("--weights", "1", "1"), "one an exit"),
@@ -201,6 +205,80 @@ def test_bad_input_is_told(
 ) -> None:
     assert main(flags(images, tmp_path / "out", *more)) == 2
     assert said in capsys.readouterr().err
+
+
+def test_weights_that_reach_nothing_are_told(
+    joint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = str(joint / "cifar_alexnet.safetensors")
+    for more in (("--objective", "frozen", "--weights", "0"), ("--freeze", "--weights", "0", "0", "1")):
+        assert main(flags(images, tmp_path / "out", "--start", start, *more)) == 2
+        assert "a weight above 0 of an exit that is trained" in capsys.readouterr().err
+
+
+def test_classes_keep_their_order_when_a_branched_network_goes_on(
+    joint: Path, images: Path, test_images: Path, tmp_path: Path
+) -> None:
+    """The same images with their classes listed the other way round."""
+    with np.load(test_images) as held:
+        np.savez(
+            tmp_path / "t.npz", images=held["images"], labels=2 - held["labels"], classes=np.array(["2", "1", "0"])
+        )
+    with np.load(images) as held:
+        np.savez(
+            tmp_path / "i.npz", images=held["images"], labels=2 - held["labels"], classes=np.array(["2", "1", "0"])
+        )
+    told = gated(tmp_path / "i.npz", tmp_path / "t.npz", joint, tmp_path / "g", "0")
+    before = read_weights(joint / "cifar_alexnet.safetensors").about
+    assert told["classes"] == before["classes"]
+    for i in (1, 2, 3):
+        assert float(told[f"accuracy_e{i}"]) == pytest.approx(float(before[f"accuracy_e{i}"]), abs=0.02)
+
+
+def test_a_file_is_gone_on_from_by_name(joint: Path, images: Path, tmp_path: Path) -> None:
+    path = joint / "cifar_alexnet.safetensors"
+    fixed = [each for each in flags(images, tmp_path, "--epochs", "1") if each != "cifar_alexnet"]
+    fixed.insert(fixed.index("--network") + 1, f"file:{path}")
+    assert main([*fixed, "--objective", "gated", "--freeze", "--price", "0.1"]) == 0
+    told = read_weights(tmp_path / "cifar_alexnet.safetensors").about
+    assert told["architecture"] == "cifar_alexnet"
+    assert len(load_stages(f"file:{tmp_path / 'cifar_alexnet.safetensors'}")) == 3
+
+
+def test_gates_that_are_no_trade_off_are_told_without_test_images(
+    joint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = str(joint / "cifar_alexnet.safetensors")
+    own = ("--objective", "gated", "--freeze", "--start", start, "--price", "100", "--epochs", "6", "--rate", "0.05")
+    assert main(flags(images, tmp_path, *own)) == 0
+    assert "no trade-off" in capsys.readouterr().err
+
+
+def test_the_seed_is_of_all_weights(images: Path, tmp_path: Path) -> None:
+    found = []
+    for seed in ("1", "2"):
+        more = ("--exits", "features.3", "--epochs", "1", "--rate", "1e-9", "--seed", seed, "--no-half")
+        assert main(flags(images, tmp_path / seed, *more)) == 0
+        found.append(read_weights(tmp_path / seed / "cifar_alexnet.safetensors").tensors)
+    for name in ("backbone.features.0.0.weight", "backbone.classifier.2.weight", "heads.0.linear.weight"):
+        assert float((found[0][name] - found[1][name]).abs().max()) > 1e-3
+
+
+def test_heads_alone_stand_beside_their_backbone(joint: Path, images: Path, tmp_path: Path) -> None:
+    start = backbone(tmp_path / "w", joint)
+    more = ("--objective", "frozen", "--start", str(start), "--exits", "features.0,features.3", "--name", "heads")
+    assert main(flags(images, tmp_path / "w", *more, "--heads-only")) == 0
+    path = tmp_path / "w" / "heads.safetensors"
+    assert not any(name.startswith("backbone") for name in read_weights(path).tensors)
+    stages = load_stages(f"file:{path}")
+    assert len(stages) == 3
+    other = read_weights(start / "cifar_alexnet.safetensors")
+    from safetensors.torch import save_file
+
+    changed = {name: value + 0.5 if value.ndim > 1 else value for name, value in other.tensors.items()}
+    save_file(changed, start / "cifar_alexnet.safetensors", metadata=dict(other.about))
+    with pytest.raises(InputError, match="that the heads of"):
+        load_stages(f"file:{path}")
 
 
 def test_a_class_without_images_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
