@@ -2,13 +2,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: frontier run test benchmarks clean
+.PHONY: frontier run papers test benchmarks clean
 
 frontier: $(VENV)/.installed  ## learn a cascade from the embedded outputs and draw its frontier
 	$(BIN)/python -m eval.frontier --topology a_g_r --out frontier
 
 run: $(VENV)/.installed-models  ## run the cascade on embedded images, timed beside its networks alone
 	$(BIN)/python -m eval.run --topology a_g_r
+
+papers: $(VENV)/.installed-models  ## published tables with our numbers beside them, from what comes along
+	$(BIN)/python -m eval.papers branchynet --out papers
+	$(BIN)/python -m eval.papers adaptive --out papers
 
 test: $(VENV)/.installed-dev  ## linters, types and tests
 	$(BIN)/ruff check .
@@ -33,4 +37,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed-models
 	touch $@
 
 clean:
-	rm -rf $(VENV) frontier
+	rm -rf $(VENV) frontier papers

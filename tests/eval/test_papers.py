@@ -75,6 +75,27 @@ def test_live_entropy_stops_where_it_is_low() -> None:
     assert answer.tolist() == [0, 0, 1]
 
 
+def test_savings_are_those_of_the_stored_outputs(tmp_path: Path) -> None:
+    from eval.papers import ADAPTIVE, ALLOWED, ROUTERS, ladder
+
+    assert main(["adaptive", "--points", "8", "--networks", "exits_resnet", "--out", str(tmp_path)]) == 0
+    frame = pd.read_csv(tmp_path / "adaptive.csv")
+    assert set(ADAPTIVE) <= set(embedded_names())
+    assert len(frame) == len(ROUTERS) * len(ALLOWED)
+    oracle = frame[frame["router"] == "soft_oracle"].iloc[0]
+    assert oracle["extra"] == pytest.approx(0, abs=1e-9)  # it errs as the whole network does
+    mix = frame[frame["router"] == "uniform"]
+    policy = frame[frame["router"] == "policy"]
+    assert (policy["saved"].to_numpy() > mix["saved"].to_numpy()).all()
+    data = read_folder("exits_resnet")
+    cost, right = ladder(data)
+    assert (np.diff(cost) > 0).all()
+    test = data.parts["test"]
+    assert right[-1] == pytest.approx(100 * np.mean(np.asarray(test.stages[-1].logits).argmax(1) == test.labels))
+    text = (tmp_path / "adaptive.md").read_text("utf-8")
+    assert "the paper, top-5" in text
+
+
 @pytest.mark.parametrize(
     "flags", [[], ["branchy"], ["branchynet", "--networks", "b_none"], ["branchynet", "--rounds", "0"]]
 )
