@@ -22,10 +22,13 @@ from cascades.plain import describe, from_plain, to_plain
 from cascades.routing import OperatingPoint, Routes, Routing, mixed
 from features.errors import InputError
 from features.evidence import Path as Stages
-from features.outputs import Outputs
+from features.outputs import Floats, Outputs
 
 GAP = 0.02
 """Steps in cost, as a share of the frontier's span, that mixtures of two cascades are put between."""
+
+ROUNDING = 1e-12
+"""An error that is a bound's but for this keeps to it."""
 
 COIN = 5
 """Seed of the mixtures' coin."""
@@ -131,6 +134,18 @@ def fit_points(
     examples = digest_of(fit if tune is None else (fit, tune))
     fitted = Fitted(sweep, tuple(plans), tuple(fill_gaps(routings)), examples=examples)
     return fitted, Picking(fitted.with_mixtures(routings), seen, there)
+
+
+def cheapest_within(cost: Floats, error: Floats, bound: float) -> int:
+    """Of some points (m,) the cheapest whose error is at most ``bound``; the one of least error if none keeps to it.
+
+    >>> cheapest_within(np.array([1.0, 2.0, 3.0]), np.array([0.3, 0.2, 0.1]), 0.2)
+    1
+    >>> cheapest_within(np.array([1.0, 2.0, 3.0]), np.array([0.3, 0.2, 0.1]), 0.05)
+    2
+    """
+    allowed = np.where(error <= bound + ROUNDING, cost, np.inf)
+    return int(allowed.argmin()) if np.isfinite(allowed).any() else int(error.argmin())
 
 
 def digest_of(parts: Outputs | Sequence[Outputs]) -> str:

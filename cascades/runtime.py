@@ -65,26 +65,24 @@ class Network:
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Logits (n, c) float32 of what ``inputs`` gave."""
-        if self.autocast is None:
-            return self.module(inputs)  # type: ignore[no-any-return]
-        with self.autocast():
-            return self.module(inputs).float()  # type: ignore[no-any-return]
+        return self._cast(self.module, inputs).float()
 
     def segment(self, i: int, x: Tensor) -> Tensor:
         """Segment ``i`` of the trunk: from cut i - 1 (0: what ``inputs`` gave) to cut i."""
         assert self.trunk is not None
-        if self.autocast is None:
-            return self.trunk.pieces[i](x)  # type: ignore[no-any-return]
-        with self.autocast():
-            return self.trunk.pieces[i](x)  # type: ignore[no-any-return]
+        return self._cast(self.trunk.pieces[i], x)
 
     def head(self, x: Tensor) -> Tensor:
         """Logits (n, c) float32 of what the trunk's segment number ``exit`` gave."""
         assert self.trunk is not None
+        return self._cast(self.trunk.heads[self.exit], x).float()
+
+    def _cast(self, module: Any, x: Tensor) -> Tensor:
+        """What a module makes of ``x``, in the precision asked for."""
         if self.autocast is None:
-            return self.trunk.heads[self.exit](x)  # type: ignore[no-any-return]
+            return module(x)  # type: ignore[no-any-return]
         with self.autocast():
-            return self.trunk.heads[self.exit](x).float()  # type: ignore[no-any-return]
+            return module(x)  # type: ignore[no-any-return]
 
 
 def networks(

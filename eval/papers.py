@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cascades.live import LiveCascade
     from cascades.outcomes import Outcomes
     from cascades.points import Fitted, Picking
-    from cascades.routing import Routes
+    from cascades.routing import Routes, Routing
     from cascades.trial import Race, System
     from features.outputs import Floats, Ints
 
@@ -253,9 +253,14 @@ class Case:
         prices = np.geomspace(1e-4, 10, PRICES) / self.routes.cost.max()
         plans = entropy_cuts(fit, self.routes, self.path, prices)
         routings = [route_chain(fit, self.routes, *plan) for plan in plans]
-        allowed = [r.mean_cost if r.error <= self.base_wrong("fit") + 1e-12 else np.inf for r in routings]
-        best = int(np.argmin(allowed)) if np.isfinite(allowed).any() else int(np.argmin([r.error for r in routings]))
-        return plans[best][1]
+        return plans[self._cheapest(routings)][1]
+
+    def _cheapest(self, routings: Sequence[Routing]) -> int:
+        """The cheapest of some routings of the fit part that err no more than the unbranched network does there."""
+        from cascades.points import cheapest_within
+
+        cost, error = (np.array([getattr(r, name) for r in routings]) for name in ("mean_cost", "error"))
+        return cheapest_within(cost, error, self.base_wrong("fit"))
 
     @cached_property
     def fitted(self) -> tuple[Fitted, Picking]:
@@ -279,10 +284,7 @@ class Case:
         test = self.data.parts["test"]
         published, honest = self.published_cuts(), self.honest_cuts()
         fitted, picking = self.fitted
-        cost = np.array([routing.mean_cost for routing in picking.routings])
-        error = np.array([routing.error for routing in picking.routings])
-        allowed = np.where(error <= self.base_wrong("fit") + 1e-12, cost, np.inf)
-        point = int(allowed.argmin()) if np.isfinite(allowed).any() else int(error.argmin())
+        point = self._cheapest(picking.routings)
 
         running = networks(self.models, self.device)
         by_name = {network.name: network for network in running}
@@ -473,6 +475,7 @@ def adaptive(settings: AdaptiveSettings) -> None:
 
 def savings(name: str, data: DataFolder, settings: AdaptiveSettings) -> list[Saving]:
     """Every router at every allowance, for one network: its exits in a chain, as in the paper."""
+    from cascades.points import ROUNDING, cheapest_within
     from cascades.topology import parse_topology, unroll
     from eval.frontier import Settings as Frontier
     from eval.frontier import operating_points
@@ -492,11 +495,12 @@ def savings(name: str, data: DataFolder, settings: AdaptiveSettings) -> list[Sav
         cost = np.array([picked[i].routing.mean_cost for i in mine])
         error = np.array([picked[i].routing.error for i in mine])
         for allowed in ALLOWED:
-            within = np.where(error <= wrong["fit"] + allowed / 100 + 1e-12, cost, np.inf)
-            if not len(within) or not np.isfinite(within.min()):
+            bound = wrong["fit"] + allowed / 100
+            pick = cheapest_within(cost, error, bound) if mine else -1
+            if pick < 0 or error[pick] > bound + ROUNDING:
                 found.append(Saving(name, router, allowed, None, None))
                 continue
-            there = tested[mine[int(within.argmin())]].routing
+            there = tested[mine[pick]].routing
             saved, extra = 100 * (1 - there.mean_cost / whole), 100 * (there.error - wrong["test"])
             found.append(Saving(name, router, allowed, saved, extra))
     return found

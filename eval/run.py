@@ -321,7 +321,7 @@ def pick_cascades(settings: Settings, data: DataFolder, routes: Routes) -> tuple
     """The fitted cascades; for each margin the cheapest whose held-out error is within it of the largest model's."""
     import numpy as np
 
-    from cascades.points import fit_points, read_policies
+    from cascades.points import cheapest_within, fit_points, read_policies
     from eval.frontier import Settings as Frontier
     from eval.frontier import fit_settings
 
@@ -341,8 +341,7 @@ def pick_cascades(settings: Settings, data: DataFolder, routes: Routes) -> tuple
         )
     found = []
     for margin in settings.margins:
-        allowed = np.where(error <= reference + margin + 1e-12, cost, np.inf)
-        point = int(allowed.argmin()) if np.isfinite(allowed).any() else int(error.argmin())
+        point = cheapest_within(cost, error, reference + margin)
         found.append(Pick(point, margin, float(cost[point]), float(error[point])))
     return fitted, found
 
