@@ -112,20 +112,13 @@ def run(settings: Settings) -> None:
     import torch
 
     from cascades.images import open_images, rows_of
-    from cascades.probing import pick_device
     from cascades.weights import save_weights
     from cascades.zoo import ZOO
 
     for name in settings.models:
         if name not in ZOO:
             raise InputError(f"networks of the zoo: {', '.join(ZOO)}", repr(name), "--models")
-    try:
-        settings.out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError("a folder to write into", "a file", f"--out {settings.out}") from None
-    device = pick_device(settings.device)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    device = prepared(settings.out, settings.device, settings.threads)
     images = open_images(settings.images)
     rows = rows_of(settings.rows, len(images))
     learnt_from = images.take(rows)
@@ -168,6 +161,21 @@ def run(settings: Settings) -> None:
             about["test_accuracy"] = f"{right:.4f}"
             say(f"{name}: {right:.2%} right on {len(test.labels)} test images")
         save_weights(module, settings.out / f"{name}.safetensors", about, settings.half)
+
+
+def prepared(out: Path, device: str, threads: int | None) -> torch.device:
+    """The device, once there is a folder ``out`` and torch keeps to so many threads (None: as it is)."""
+    import torch
+
+    from cascades.probing import pick_device
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError("a folder to write into", "a file", f"--out {out}") from None
+    if threads:
+        torch.set_num_threads(threads)
+    return pick_device(device)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from cascades.train import (
     fast_bfloat16,
     initialise,
     load,
+    prepared,
     progress_bar,
     ramp,
     read_checkpoint,
@@ -140,21 +141,17 @@ def run(settings: Settings) -> None:
     from torch import nn
 
     from cascades.images import open_images, rows_of
-    from cascades.probing import pick_device
 
     settings = named(settings)
     _refuse_contradictions(settings)
-    try:
-        settings.out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError("a folder to write into", "a file", f"--out {settings.out}") from None
-    device = pick_device(settings.device)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    device = prepared(settings.out, settings.device, settings.threads)
     whole = open_images(settings.images)
     images = whole.take(rows_of(settings.rows, len(whole)))
     torch.manual_seed(settings.seed)
     built = build(settings, images.classes)
+    if settings.heads_only and built.trained_heads:
+        expected = "a network of the zoo whose own file it can be read beside"
+        raise InputError(expected, "one that starts from a branched file", "--heads-only")
     images = images.numbered_as(built.loaded.classes)
     _refuse_few(images, settings)
     test = None
@@ -238,7 +235,6 @@ class Built:
     loaded: Loaded
     architecture: str
     branching: Branching
-    trained_backbone: bool
     trained_heads: bool
 
 
@@ -249,12 +245,12 @@ def build(settings: Settings, classes: Sequence[str]) -> Built:
     """
     from cascades.branches import Branching, Exit, parse_exits, trace
     from cascades.weights import put_weights, read_weights
-    from cascades.zoo import blank, load_plain
+    from cascades.zoo import blank, load_plain, with_backbone
 
     start = None if settings.start is None else _file_of(settings)
     held = None if start is None else read_weights(start)
     backbone, published = BRANCHED.get(settings.network, (settings.network, ()))
-    if held is not None and "exits" in held.about:
+    if start is not None and held is not None and "exits" in held.about:
         if settings.exits:
             raise InputError("no --exits, since the weights to start from have some", settings.exits, "--exits")
         branching = Branching.read(held.about["exits"], str(start))
@@ -264,10 +260,10 @@ def build(settings: Settings, classes: Sequence[str]) -> Built:
         net = _net(loaded, Branching(branching.exits, settings.objective == "gated"))
         own = net.state_dict()
         fresh = [key for key in own if key.startswith("gates.") and key not in held.tensors]
-        tensors = {**held.tensors, **{key: own[key] for key in fresh}}
+        tensors = {**with_backbone(start, backbone, held), **{key: own[key] for key in fresh}}
         tensors = {key: value for key, value in tensors.items() if key in own or not key.startswith("gates.")}
         put_weights(net, tensors, f"weights of {settings.network} with these exits", str(start))
-        return Built(net, loaded, settings.network, Branching(net.exits, settings.objective == "gated"), True, True)
+        return Built(net, loaded, settings.network, Branching(net.exits, settings.objective == "gated"), True)
     loaded = load_plain(backbone, classes, start)
     how = loaded.preprocessing
     shape = (how.channels, *(how.crop or (224, 224)))
@@ -284,7 +280,7 @@ def build(settings: Settings, classes: Sequence[str]) -> Built:
     if not trained:
         initialise(loaded.module)
     net = _net(loaded, Branching(exits, gated))
-    return Built(net, loaded, settings.network, Branching(net.exits, gated), trained, False)
+    return Built(net, loaded, settings.network, Branching(net.exits, gated), False)
 
 
 def _file_of(settings: Settings) -> Path:
@@ -577,7 +573,8 @@ class Job:
         told = ", ".join(f"{share:.1%} at exit {i + 1}" for i, share in enumerate(shares))
         say(f"{self.name}: gates: {found['accuracy_gated']:.2%} right; {told}")
         if starved := [str(i + 1) for i, share in enumerate(shares) if share < STARVED]:
-            say(f"{self.name}: exits {', '.join(starved)} get no examples: the gates are no trade-off at this price")
+            all_at_one = ": the gates are no trade-off at this price" if len(starved) == len(shares) - 1 else ""
+            say(f"{self.name}: exits that get no examples: {', '.join(starved)}{all_at_one}")
 
     def _about(self) -> dict[str, str]:
         """What a run must share with the one whose checkpoint it goes on from."""

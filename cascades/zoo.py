@@ -593,27 +593,28 @@ def _from_file(path: Path, architecture: str, weights: Weights, where: str) -> L
     elif architecture in BRANCHED:
         raise InputError(f"weights of {architecture}, with its exits", "weights without exits", str(path))
     plain = blank(architecture, weights.classes, where)
-    tensors = dict(weights.tensors)
+    tensors = with_backbone(path, architecture, weights)
     if branching is not None:
-        if "backbone" in weights.about:
-            tensors |= _backbone_of(path, architecture, weights)
         plain = _branched(plain, branching)
     wanted = f"weights of {called} for {len(plain.classes)} classes"
     put_weights(plain.module, tensors, wanted, str(path))
     return replace(plain, origin=str(path))
 
 
-def _backbone_of(path: Path, architecture: str, weights: Weights) -> dict[str, Tensor]:
-    """The frozen backbone's tensors, which stand in a file of their own beside ``path`` or among the embedded ones.
+def with_backbone(path: Path, architecture: str, weights: Weights) -> dict[str, Tensor]:
+    """The tensors of the file ``path``, and where it holds heads alone those of the frozen backbone, which stand in a
+    file of their own beside it or among the embedded ones.
 
     Raises InputError if they are not those that the heads were trained on.
     """
+    if "backbone" not in weights.about:
+        return dict(weights.tensors)
     beside = path.parent if any(path.parent.glob(f"{architecture}.*")) else EMBEDDED_WEIGHTS
     file = _zoo_file(architecture, beside)
     own = _from_file(file, architecture, read_weights(file), str(file))
     if weights_digest(own.module.float()) != weights.about["backbone"]:
         raise InputError(f"the weights of {architecture} that the heads of {path} were trained on", "others", str(file))
-    return {f"backbone.{name}": tensor for name, tensor in own.module.state_dict().items()}
+    return {**weights.tensors, **{f"backbone.{name}": tensor for name, tensor in own.module.state_dict().items()}}
 
 
 LOADERS: dict[str, Callable[[str, bool, str], Loaded]] = {"torchvision": _torchvision, "timm": _timm, "file": _file}

@@ -133,7 +133,7 @@ def test_gates_on_a_frozen_network_mind_the_price(
 ) -> None:
     dear = gated(images, test_images, joint, tmp_path / "dear", "50")
     assert float(dear["share_e1"]) == 1.0  # any cost is too much
-    assert "get no examples" in capsys.readouterr().err
+    assert "exits that get no examples: 2, 3: the gates are no trade-off" in capsys.readouterr().err
     assert float(dear["cost_gated"]) == pytest.approx(float(dear["cost_soft"]), rel=0.05)
     held = read_weights(tmp_path / "dear" / "cifar_alexnet.safetensors").tensors
     before = read_weights(joint / "cifar_alexnet.safetensors").tensors
@@ -262,6 +262,19 @@ def test_the_seed_is_of_all_weights(images: Path, tmp_path: Path) -> None:
         found.append(read_weights(tmp_path / seed / "cifar_alexnet.safetensors").tensors)
     for name in ("backbone.features.0.0.weight", "backbone.classifier.2.weight", "heads.0.linear.weight"):
         assert float((found[0][name] - found[1][name]).abs().max()) > 1e-3
+
+
+def test_heads_alone_are_no_start_for_heads_alone_but_for_gates(
+    joint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = backbone(tmp_path / "w", joint)
+    own = ("--objective", "frozen", "--start", str(start), "--exits", "features.3", "--name", "heads", "--heads-only")
+    assert main(flags(images, tmp_path / "w", *own)) == 0
+    heads = ("--start", str(tmp_path / "w" / "heads.safetensors"))
+    assert main(flags(images, tmp_path / "g", *heads, "--objective", "gated", "--freeze", "--epochs", "1")) == 0
+    assert len(load_stages(f"file:{tmp_path / 'g' / 'cifar_alexnet.safetensors'}")) == 2
+    assert main(flags(images, tmp_path / "h", *heads, "--objective", "frozen", "--heads-only")) == 2
+    assert "beside" in capsys.readouterr().err
 
 
 def test_heads_alone_stand_beside_their_backbone(joint: Path, images: Path, tmp_path: Path) -> None:
