@@ -19,7 +19,8 @@ EMBEDDED = Path(__file__).parent / "embedded"
 
 @dataclass(frozen=True)
 class DataFolder:
-    """What a data folder holds: parts by name ("fit", perhaps "tune", "test"), stages ordered as in ``costs``."""
+    """What a data folder holds: parts by name ("fit" and "test", perhaps "tune" and "certify"), stages ordered as in
+    ``costs``."""
 
     name: str
     parts: dict[str, Outputs]
@@ -82,3 +83,25 @@ def _files(folder: Path) -> dict[str, Path]:
             files = " or ".join(f"{part}.{file}" for file in FILES)
             raise InputError(f"{files} (or one unnamed part)", ", ".join(names)[:200] or "an empty folder", where)
     return {part: found[part] for part in ("", *PARTS) if part in found}
+
+
+def keep_back(data: DataFolder, share: float, seed: int) -> DataFolder:
+    """``data`` with a ``certify`` part: its own if it has one, else a random ``share`` taken out of the fit part.
+
+    Raises InputError where that leaves an empty part.
+    """
+    if "certify" in data.parts:
+        return data
+    fit = data.parts["fit"]
+    order = np.random.default_rng([seed, KEPT]).permutation(len(fit))
+    kept = round(share * len(fit))
+    if not 0 < kept < len(fit):
+        raise InputError("a share that leaves examples to fit and to certify", f"{kept} of {len(fit)}", data.name)
+    parts = {"fit": fit.take(np.sort(order[kept:])), "certify": fit.take(np.sort(order[:kept]), "certify")}
+    return DataFolder(
+        data.name, {part: (data.parts | parts)[part] for part in PARTS if part in data.parts | parts}, data.costs
+    )
+
+
+KEPT = 20
+"""Beside the seed, so that the draw of what is kept back is not that of the split."""

@@ -113,7 +113,7 @@ def run(settings: Settings) -> None:
 
     from cascades.images import open_images, rows_of
     from cascades.weights import save_weights
-    from cascades.zoo import ZOO
+    from cascades.zoo import ZOO, find_weights
 
     for name in settings.models:
         if name not in ZOO:
@@ -139,7 +139,7 @@ def run(settings: Settings) -> None:
         if settings.cutout is not None:
             recipe = replace(recipe, cutout=settings.cutout)
         module = ZOO[name].build(len(images.classes)).to(device).to(memory_format=torch.channels_last)
-        start = None if settings.start is None else settings.start / f"{name}.safetensors"
+        start = None if settings.start is None else find_weights(name, settings.start)
         mixed = settings.mixed and fast_bfloat16(device)
         about_run = {
             "network": name,

@@ -157,7 +157,7 @@ BRANCHED: dict[str, tuple[str, tuple[tuple[str, tuple[int, ...]], ...]]] = {
     "b_lenet": ("lenet", (("conv1", (10,)),)),
     "b_alexnet": ("branchy_alexnet", (("conv1", (32, 32)), ("conv3", (32,)))),
     "b_resnet20": ("cifar_resnet20", (("layer1.0", (32, 32, 32)), ("layer1", (32, 32)))),
-    "b_resnet56": ("cifar_resnet56", (("layer1.0", (32, 32, 32)), ("layer1", (32, 32)))),
+    "b_resnet56": ("cifar_resnet56", (("layer1.0", (32, 32, 32)), ("layer1", (32, 32)), ("layer2", (64,)))),
     "b_resnet110": ("cifar_resnet110", (("layer1.0", (32, 32, 32)), ("layer1", (32, 32)))),
     "exits_googlenet": ("cifar_googlenet", tuple((f"features.{i}", ()) for i in (0, 1, 2, 4, 5, 6))),
     "exits_resnet": ("cifar_wide_resnet10", (("relu", ()), ("layer1", ()), ("layer2", ()), ("layer3.0", ()))),
@@ -165,7 +165,8 @@ BRANCHED: dict[str, tuple[str, tuple[tuple[str, tuple[int, ...]], ...]]] = {
 """BranchyNet's networks (Teerapittayanon et al., 2016): the backbone, and behind which of its layers there are exits,
 with the channels of their heads' convolutions. The paper's first exit of ResNet-110, behind the second convolution,
 would lie inside a residual block, so it stands behind that block; the second one is behind the 37th, where all blocks
-of the first size end. ResNet-56 and -20 have theirs at the same places. The ``exits_`` networks have linear heads
+of the first size end. ResNet-20 has its own at the same places; ResNet-56 there and behind its own 37th convolution,
+where the blocks of the second size end. The ``exits_`` networks have linear heads
 behind every block of a frozen network of the embedded cascade, as Bolukbasi et al. (2017) have."""
 
 

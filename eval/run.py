@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cascades.settings import guard, parse
 from features.errors import InputError
+from features.outputs import LEARNT
 
 if TYPE_CHECKING:
     from cascades.folder import DataFolder
@@ -231,7 +232,7 @@ def unseen_rows(images: Images, whole: Images, data: DataFolder, folder: Path) -
     Images are known by their source's name and their own, or, where the source is another name for what the data
     folder was made from (its fingerprint tells), by their own.
     """
-    seen = {str(one) for name, part in data.parts.items() if name != "test" for one in part.ids.tolist()}
+    seen = {str(one) for name, part in data.parts.items() if name in LEARNT for one in part.ids.tolist()}
     every = seen | {str(one) for one in data.parts["test"].ids.tolist()}
     names = images.names.tolist()
     if not every.intersection(names) and _is_source(whole, folder):
@@ -353,7 +354,7 @@ def refuse_others(fitted: Fitted, settings: Settings, data: DataFolder, routes: 
     where, sweep = str(settings.policies), fitted.sweep
     if sweep.routes.stages != routes.stages or sweep.routes.paths != routes.paths:
         raise InputError(f"cascades of {settings.topology}", "of another topology", where)
-    own = [outputs for name, outputs in data.parts.items() if name != "test"]
+    own = [outputs for name, outputs in data.parts.items() if name in LEARNT]
     if fitted.examples != digest_of(own):
         expected = f"policies fitted on {settings.data}, split by --seed {settings.seed}"
         raise InputError(expected, "policies fitted on other examples", where)

@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 Ints = NDArray[np.integer[Any]]
 Floats = NDArray[np.floating[Any]]
 
-PARTS = ("fit", "tune", "test")
+PARTS = ("fit", "tune", "certify", "test")
+LEARNT = ("fit", "tune")
+"""Parts that rules are fitted on and points are picked on; a certificate is made on ``certify``, which sees neither."""
+
 NO_ANSWER = -1
 """Filler in ``Stage.answers`` behind a stage's last ranked answer; equals no label."""
 

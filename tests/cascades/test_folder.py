@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from cascades.folder import EMBEDDED, embedded_names, read_folder
+from cascades.folder import EMBEDDED, embedded_names, keep_back, read_folder
 from features.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -182,7 +182,10 @@ def test_an_embedded_name_does_not_hide_a_folder_given_as_a_path(
         ([], ["fit.outputs.npz", "unnamed part", "found costs.json"]),
         (["fit.outputs.npz"], ["test.outputs.npz or test.answers.parquet", "fit.outputs.npz"]),
         (["test.outputs.npz", "tune.outputs.npz"], ["expected fit.outputs.npz", "test.outputs.npz, tune.outputs.npz"]),
-        (["fit.outputs.npz", "test.outputs.npz", "valid.outputs.npz"], ["fit., tune., test.", "valid.outputs.npz"]),
+        (
+            ["fit.outputs.npz", "test.outputs.npz", "valid.outputs.npz"],
+            ["fit., tune., certify., test.", "valid.outputs.npz"],
+        ),
         (["fit.outputs.npz", "test.outputs.npz", "outputs.npz"], ["named parts or one unnamed", "outputs.npz"]),
         (
             ["fit.outputs.npz", "fit.answers.csv", "test.outputs.npz"],
@@ -234,3 +237,24 @@ def test_the_same_id_in_two_parts_is_a_leak(tmp_path: Path) -> None:
     npz(tmp_path, "fit.outputs.npz", ids=np.arange(4))
     npz(tmp_path, "test.outputs.npz", ids=np.arange(3, 7))
     refused(tmp_path, "fit.outputs.npz", "test.outputs.npz", "id 3", "leak")
+
+
+def test_what_is_kept_back_is_taken_out_of_fit_and_nothing_else(tmp_path: Path) -> None:
+    labels, logits = np.arange(40) % 3, np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    costs(tmp_path, "a")
+    npz(tmp_path, "fit.outputs.npz", labels=labels, a=logits, ids=np.arange(40))
+    npz(tmp_path, "test.outputs.npz", labels=labels, a=logits, ids=np.arange(40, 80))
+    data = read_folder(tmp_path)
+    kept = keep_back(data, 0.25, 7)
+    assert list(kept.parts) == ["fit", "certify", "test"]
+    assert len(kept.parts["certify"]) == 10
+    assert kept.parts["certify"].part == "certify"
+    both = np.concatenate([kept.parts["fit"].ids, kept.parts["certify"].ids])
+    assert sorted(both.tolist()) == list(range(40))
+    assert kept.parts["test"] is data.parts["test"]
+    assert keep_back(data, 0.25, 7).parts["certify"].ids.tolist() == kept.parts["certify"].ids.tolist()
+    assert keep_back(data, 0.25, 8).parts["certify"].ids.tolist() != kept.parts["certify"].ids.tolist()
+    assert keep_back(kept, 0.5, 7) is kept  # it has a part of its own already
+    for share in (0.0, 0.001, 1.0):
+        with pytest.raises(InputError, match="of 40"):
+            keep_back(data, share, 7)

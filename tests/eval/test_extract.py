@@ -397,7 +397,7 @@ def test_what_killed_runs_left_is_swept_away_and_nothing_else(flags: Callable[..
         (("--models", "labels=cifar_alexnet"), ("'labels'",)),
         (("--models", "cifar_alexnt"), ("cifar_alexnt",)),
         (("--images", "nowhere"), ("nowhere",)),
-        (("--part", "validation"), ("--part", "fit, tune, test")),
+        (("--part", "validation"), ("--part", "fit, tune, certify, test")),
         (("--device", "tpu"), ("device", "'tpu'")),
     ],
 )
