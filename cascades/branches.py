@@ -376,6 +376,19 @@ class BranchedNet(nn.Module):
         return [self.head(i, state) for i, state in enumerate(self.states(x))]
 
 
+class GatedHead(nn.Module):
+    """What an exit and its gate say at once: logits, and behind them the log odds that an example stops there."""
+
+    def __init__(self, net: BranchedNet, place: int) -> None:
+        super().__init__()
+        self.head, self.gate = net.heads[place], net.gates[place]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c + 1) of what the trunk's segment gave."""
+        logits = self.head(x)
+        return torch.cat([logits, self.gate(pooled(x)).to(logits.dtype)], dim=1)
+
+
 class ExitModule(nn.Module):
     """One exit of a branched network as a network of its own: everything up to it, and its head."""
 

@@ -31,7 +31,8 @@ Array = Any
 
 
 class Decide(Protocol):
-    """What happens at the end of one path, for logits (n, c) of each of its stages, in order."""
+    """What happens at the end of one path, for logits (n, c) of each of its stages, in order; (n, c + 1) of an exit
+    whose gate comes along, which stands last."""
 
     def __call__(self, logits: Sequence[Array]) -> tuple[Array, Array]:
         """Actions (n,), 0 to stop, else the number of the child to go on to; and answers (n,), classes."""
@@ -62,12 +63,13 @@ def live_cascade(fitted: Fitted, point: int, on_device: bool = False) -> LiveCas
 
     ``on_device``: logits come as torch tensors, and actions and answers go back as such, wherever they are; else
     numpy arrays. The decisions are those of the stored outputs' routing, but for float32 rounding.
-    Raises InputError for policies that look at pooled features or gates, which a live batch does not bring along.
+    Raises InputError for policies that look at pooled features, which a live batch does not bring along, or at other
+    numbers than gates.
     """
     routes = fitted.sweep.routes
-    if fitted.sweep.reader.settings.measured:
+    if unknown := [name for name in fitted.sweep.reader.settings.measured if name != "gate"]:
         raise InputError(
-            "policies that look at logits alone (no gate among them)", "some that look at gates", "policies"
+            "policies that look at logits and gates", f"some that look at {', '.join(unknown)}", "policies"
         )
     if fitted.sweep.reader.pooled:
         raise InputError(
@@ -76,11 +78,18 @@ def live_cascade(fitted: Fitted, point: int, on_device: bool = False) -> LiveCas
     ops: Ops = Torch() if on_device else NUMPY
     bound = len(fitted.sweep.prices) + len(fitted.plans)
 
+    gates = bool(fitted.sweep.reader.settings.measured)
+
     def plan(index: int) -> Plan:
         if index < len(fitted.sweep.prices):
             return _learned_plan(fitted.sweep, index, ops)
         path, cuts = fitted.plans[index - len(fitted.sweep.prices)]
-        return _threshold_plan(routes, path, cuts, ops)
+        found = _threshold_plan(routes, path, cuts, ops)
+        if not gates:
+            return found
+        return Plan(
+            found.entry, {q: _ungated(decide, fitted.sweep.reader.classes) for q, decide in found.decide.items()}
+        )
 
     if point < bound:
         return LiveCascade(routes, (plan(point),), (1.0,))
@@ -251,6 +260,16 @@ def _threshold_plan(routes: Routes, path: Path, cuts: Sequence[float], ops: Ops)
     return Plan(places[0], found)
 
 
+def parted(z: Array, classes: int) -> tuple[Array, Array | None]:
+    """Logits (n, c), and the gate's log odds (n,) if they stand behind them."""
+    return (z[:, :classes], z[:, classes]) if z.shape[1] > classes else (z, None)
+
+
+def _ungated(decide: Decide, classes: int) -> Decide:
+    """A decision that does not look at gates, where they come along."""
+    return lambda logits: decide([parted(z, classes)[0] for z in logits])
+
+
 def _own_answer() -> Decide:
     def decide(logits: Sequence[Array]) -> tuple[Array, Array]:
         answer = logits[-1].argmax(1)
@@ -289,6 +308,8 @@ def _learned_plan(sweep: Sweep, price: int, ops: Ops) -> Plan:
 
 def _decide(sweep: Sweep, path: Path, rules: UnionRules | None, ops: Ops) -> Decide:
     """The quickest way to decide at ``path`` that there is."""
+    if sweep.reader.settings.measured:
+        return _gated(sweep, path, rules, ops)
     ranks = LOSSES[sweep.loss].ranks
     mode = sweep.modes[path]
     rule = None if rules is None else rules.members[int(rules.pick[0])].take(np.array([0]))
@@ -306,6 +327,34 @@ def _decide(sweep: Sweep, path: Path, rules: UnionRules | None, ops: Ops) -> Dec
     return _general(sweep, path, mode, rules, ops)
 
 
+def _gated(sweep: Sweep, path: Path, rules: UnionRules | None, ops: Ops) -> Decide:
+    """Where gates come along: a threshold on one and the last stage's answer in two operations, else as stored."""
+    classes, mode = sweep.reader.classes, sweep.modes[path]
+    rule = None if rules is None else rules.members[int(rules.pick[0])].take(np.array([0]))
+    action = 0 if rule is None else int(rule.action[0]) if isinstance(rule, ConstantRules) else None
+    if action or (action == 0 and mode == "last"):
+        return _ungated(_passing(action) if action else _own_answer(), classes)
+    if mode == "last" and isinstance(rule, ThresholdRules) and rule.name[0] == f"{sweep.reader.stages[path[-1]]}.gate":
+        cuts, order = rule.cuts[0].tolist(), [int(each) for each in rule.order[0]]
+
+        def decide(logits: Sequence[Array]) -> tuple[Array, Array]:
+            z, gate = parted(logits[-1], classes)
+            assert gate is not None
+            return chosen_by(gate, cuts, order), z.argmax(1)
+
+        return decide
+    return _general(sweep, path, mode, rules, ops)
+
+
+def chosen_by(x: Array, cuts: Sequence[float], order: Sequence[int]) -> Array:
+    """Actions (n,) by the intervals between rising ``cuts`` (a - 1,) that x (n,) falls into; ``order`` (a,) theirs."""
+    action = (x < cuts[0]) * order[0]
+    for low, high, taken in zip(cuts, [*cuts[1:], np.inf], order[1:], strict=True):
+        if taken:
+            action = action + ((x >= low) & (x < high)) * taken
+    return action
+
+
 def _passing(action: int) -> Decide:
     """Always goes on; the answer, nobody's, is the last stage's."""
 
@@ -321,9 +370,12 @@ def _general(sweep: Sweep, path: Path, mode: str, rules: UnionRules | None, ops:
     reader, own, ranks = _narrowed(sweep.reader, path), tuple(range(len(path))), LOSSES[sweep.loss].ranks
 
     def decide(logits: Sequence[Array]) -> tuple[Array, Array]:
-        arrays = [ops.host(z) for z in logits]
-        n = len(arrays[0])
-        stages = tuple(Stage(name, logits=z) for name, z in zip(reader.stages, arrays, strict=True))
+        arrays = [parted(ops.host(z), reader.classes) for z in logits]
+        n = len(arrays[0][0])
+        stages = tuple(
+            Stage(name, logits=z, measured={} if gate is None else {"gate": gate})
+            for name, (z, gate) in zip(reader.stages, arrays, strict=True)
+        )
         reading = reader.read(Outputs(stages, np.zeros(n, np.int64), np.arange(n), "test", reader.classes))
         view = reading.view(own)
         answer = ANSWERS[mode](reading, view, own, ranks)[:, 0].astype(np.int64)
@@ -403,15 +455,7 @@ class Reckoner:
         value = self._column(column)
         cuts, order = rule.cuts[0].tolist(), [int(action) for action in rule.order[0]]
 
-        def score(seen: Seen) -> Array:
-            x = value(seen)
-            action = (x < cuts[0]) * order[0]
-            for low, high, taken in zip(cuts, [*cuts[1:], np.inf], order[1:], strict=True):
-                if taken:
-                    action = action + ((x >= low) & (x < high)) * taken
-            return action
-
-        return score
+        return lambda seen: chosen_by(value(seen), cuts, order)
 
     def _value(self, rule: ValueRules, columns: Sequence[str]) -> Callable[[Seen], Array]:
         spline, weights = rule.spline, rule.weights[:, :, 0]

@@ -67,13 +67,21 @@ class Network:
         """Logits (n, c) float32 of what ``inputs`` gave."""
         return self._cast(self.module, inputs).float()
 
+    def said(self, inputs: Tensor) -> Tensor:
+        """As ``head``, of what ``inputs`` gave; of a network without exits its logits."""
+        if self.trunk is None:
+            return self.logits(inputs)
+        for i in range(self.exit + 1):
+            inputs = self.segment(i, inputs)
+        return self.head(inputs)
+
     def segment(self, i: int, x: Tensor) -> Tensor:
         """Segment ``i`` of the trunk: from cut i - 1 (0: what ``inputs`` gave) to cut i."""
         assert self.trunk is not None
         return self._cast(self.trunk.pieces[i], x)
 
     def head(self, x: Tensor) -> Tensor:
-        """Logits (n, c) float32 of what the trunk's segment number ``exit`` gave."""
+        """Logits (n, c) float32 of what the trunk's segment number ``exit`` gave; (n, c + 1) with its gate's behind."""
         assert self.trunk is not None
         return self._cast(self.trunk.heads[self.exit], x).float()
 
@@ -86,9 +94,16 @@ class Network:
 
 
 def networks(
-    models: Sequence[StageModel], device: torch.device, dtype: str = "float32", compiled: bool = False
+    models: Sequence[StageModel],
+    device: torch.device,
+    dtype: str = "float32",
+    compiled: bool = False,
+    gates: bool = False,
 ) -> tuple[Network, ...]:
-    """The models on ``device``, in eval mode and channels-last; ``dtype`` "bfloat16" multiplies in it (autocast)."""
+    """The models on ``device``, in eval mode and channels-last; ``dtype`` "bfloat16" multiplies in it (autocast).
+
+    With ``gates``, exits that have one say it too, in a column behind their logits, for a cascade that looks at gates.
+    """
     import torch
 
     def autocast() -> Any:
@@ -111,10 +126,17 @@ def networks(
             continue
         if place.network not in trunks:
             pieces = tuple(ready(place.net.piece(i)) for i in range(len(place.net)))
-            heads = (*map(ready, place.net.heads), _unchanged)
+            heads = (*map(ready, heads_of(place.net, gates)), _unchanged)
             trunks[place.network] = Trunk(place.network, place.net, pieces, heads)
         found.append(Network(model.name, module, model.preprocessing, cast, trunks[place.network], place.exit))
     return tuple(found)
+
+
+def heads_of(net: BranchedNet, gates: bool) -> list[Any]:
+    """The heads of a branched network; with ``gates``, those that have one together with it."""
+    from cascades.branches import GatedHead
+
+    return [GatedHead(net, i) if gates and i < len(net.gates) else head for i, head in enumerate(net.heads)]
 
 
 def _unchanged(x: Tensor) -> Tensor:

@@ -170,7 +170,7 @@ def fit_settings(settings: Settings) -> FitSettings:
         settings.calibrate,
         agreement=settings.agreement,
         pooled=settings.pooled,
-        measured="gate" in settings.policies,
+        measured=("gate",) if "gate" in settings.policies else (),
         ranks=ranks,
     )
     return FitSettings(settings.policies, settings.answer, settings.loss, evidence, settings.seed)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from features.pooled import PooledDoubt, fit_pooled
 
 Path = tuple[int, ...]
 
+RANKS = (TOP, 1, 5)
+"""Numbers of ranked classes that a tuner may try: the usual one, none but the first, and as many as top-5 wants."""
+
 FEW = 4_000
 """Examples up to which the pooling weights, too, are cross-fitted; beyond, six numbers can't tell who fitted them."""
 
@@ -29,15 +33,39 @@ class EvidenceSettings:
 
     ``calibrate``: a temperature a stage; ``stack``: belief from all stages on the path rather than the last one
     alone; ``agreement``: columns that compare the stages; ``pooled``: a column from the pooled features of stages that
-    have them; ``measured``: numbers that came with a stage's logits, such as a gate's; ``ranks``: ranked classes kept.
+    have them; ``measured``: names of numbers that came with a stage's logits and may be looked at ("gate"), those of
+    answers without logits always are; ``ranks``: ranked classes kept.
     """
 
     calibrate: bool = True
     stack: bool = True
     agreement: bool = True
     pooled: bool = True
-    measured: bool = False
+    measured: tuple[str, ...] = ()
     ranks: int = TOP
+
+    @staticmethod
+    def search_space(outputs: Outputs, ranks: int = 1) -> dict[str, tuple[Any, ...]]:
+        """What a tuner may try: name -> values; only what changes anything for ``outputs``.
+
+        ``ranks``: so many ranked classes are needed at least.
+        """
+        stages = outputs.stages
+        space: dict[str, tuple[Any, ...]] = {}
+        if any(stage.logits is not None and stage.logits.shape[1] > 1 for stage in stages):
+            space["calibrate"] = (True, False)
+        if len(stages) > 1:
+            space |= {"stack": (True, False), "agreement": (True, False)}
+        if any(stage.pooled is not None for stage in stages):
+            space["pooled"] = (True, False)
+        measured = [set(stage.measured) for stage in stages if stage.logits is not None]
+        if names := sorted(set().union(*measured)):
+            space["measured"] = ((), tuple(names))
+        named = max(stage.answers.shape[1] if stage.answers is not None else outputs.classes for stage in stages)
+        kept = tuple(dict.fromkeys(min(most, named) for most in RANKS if most >= ranks))
+        if len(kept) > 1:
+            space["ranks"] = kept
+        return space
 
 
 @dataclass(frozen=True)
@@ -357,8 +385,9 @@ def _view(reader: Reader, said: Said, path: Path, logp: Floats) -> View:
         if s in said.glances:
             for feature, of in FEATURES.items():
                 columns[f"{name}.{feature}"] = of(said.glances[s])
-        if s not in said.glances or reader.settings.measured:
-            columns |= {f"{name}.{key}": np.asarray(column) for key, column in said.stages[s].measured.items()}
+        for key, column in said.stages[s].measured.items():
+            if s not in said.glances or key in reader.settings.measured:
+                columns[f"{name}.{key}"] = np.asarray(column)
         if s not in said.glances:
             columns[f"{name}.reliability"] = _reliability(spoken[:, j], said.ranked[:, s, 0], classes)
         if s in said.doubts:

@@ -16,6 +16,7 @@ from cascades.routing import Routes
 from cascades.topology import parse_topology, unroll
 from cascades.zoo import BRANCHED, ZOO, StageModel, load_cascade, load_plain, load_stage, load_stages
 from features.errors import InputError
+from features.evidence import EvidenceSettings
 from features.outputs import Outputs, Stage
 
 torch = pytest.importorskip("torch", reason="networks need torch: install offramp[models]")
@@ -309,3 +310,61 @@ def test_the_queue_runs_exits_too(world: Any, request_size: int) -> None:
             served = [future.result(60) for future in futures]
         np.testing.assert_array_equal(np.concatenate([each.answer for each in served]), wanted.answer)
         np.testing.assert_array_equal(np.concatenate([each.path for each in served]), wanted.path)
+
+
+@pytest.fixture(scope="module")
+def gated_world(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A network with three exits, two of which have a gate, random, and what exits and gates say, as it is stored."""
+    path = tmp_path_factory.mktemp("gated") / "mine.safetensors"
+    branched_file(path, gated=True)
+    models = load_cascade([f"file:{path}"])
+    pixels = torch.from_numpy(np.random.default_rng(2).integers(0, 256, (240, 32, 32, 3), np.uint8))
+    stages, state = [], models[0].preprocessing.normalise(pixels)
+    with torch.inference_mode():
+        for model in models:
+            assert model.place is not None
+            net, place = model.place.net, model.place.exit
+            state = net.segment(place, state)
+            measured = {"gate": net.gate(place, state).numpy()} if place < len(net.gates) else {}
+            stages.append(Stage(model.name, logits=net.head(place, state).numpy(), measured=measured))
+    last = np.asarray(stages[-1].logits).argmax(1)
+    labels = np.where(np.random.default_rng(1).random(240) < 0.6, last, np.asarray(stages[1].logits).argmax(1))
+    return models, pixels, Outputs(tuple(stages), labels.astype(np.int64), np.arange(240), "fit", 10)
+
+
+@pytest.mark.parametrize("answer", ["last", "fused"])
+def test_gates_decide_live_as_from_stored_outputs(gated_world: Any, answer: str) -> None:
+    models, pixels, outputs = gated_world
+    routes = routes_of(models, "e1_e2_e3")
+    cpu = torch.device("cpu")
+    running = networks(models, cpu, gates=True)
+    how = FitSettings(("constant", "gate"), answer, evidence=EvidenceSettings(measured=("gate",)))
+    fitted, _ = fit_points(outputs, None, routes, 6, how)
+    key = models[0].preprocessing.pixels_key
+    several = 0
+    for point, routing in enumerate(fitted.route(outputs)):
+        live = live_cascade(fitted, point)
+        plan = np.arange(len(pixels)) % len(live.plans)
+        if len(live.plans) > 1:
+            plan = (np.random.default_rng(fitted.coin).random(len(outputs)) < live.shares[1]).astype(np.int64)
+        served = Runtime(running, live, cpu).run({key: pixels}, plan)
+        np.testing.assert_array_equal(served.path, routing.path)
+        np.testing.assert_array_equal(served.answer, routing.answer)
+        several += "gate" in fitted.names[point][0] and len(set(served.path.tolist())) > 1
+        with Queue(running, live, cpu, (8,) * 3, patience=0.01) as queue:
+            queued = [queue.submit({key: pixels[i : i + 60]}, plan[i : i + 60]) for i in range(0, 240, 60)]
+            np.testing.assert_array_equal(np.concatenate([each.result(60).path for each in queued]), served.path)
+    assert several
+
+
+def test_gates_stand_behind_the_logits_of_exits_that_have_one(gated_world: Any) -> None:
+    models, pixels, outputs = gated_world
+    with torch.inference_mode():
+        for gates in (False, True):
+            for network, stage in zip(networks(models, torch.device("cpu"), gates=gates), outputs.stages, strict=True):
+                said = network.said(network.inputs(pixels)).numpy()
+                wide = gates and "gate" in stage.measured
+                assert said.shape == (240, 11 if wide else 10)
+                np.testing.assert_array_equal(said[:, :10], stage.logits)
+                if wide:
+                    np.testing.assert_array_equal(said[:, 10], stage.measured["gate"])

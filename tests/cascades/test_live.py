@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from cascades.fit import FitSettings
 from cascades.live import LiveCascade, Reckoner, lazy, live_cascade
 from cascades.points import Fitted, fit_points
 from cascades.routing import Routes, Routing
+from features.errors import InputError
 from features.evidence import EvidenceSettings
 from features.outputs import Outputs
 from policies import POLICIES
@@ -140,3 +142,53 @@ def test_a_lazy_property_is_reckoned_once() -> None:
 
     some = Some()
     assert (some.number, some.number, calls) == (7, 7, [1])
+
+
+def gated(outputs: Outputs) -> Outputs:
+    """The same, where the first two stages say how likely they are right, better than their logits do."""
+    stages = list(outputs.stages)
+    for i in range(2):
+        z = np.asarray(stages[i].logits)
+        noise = np.random.default_rng([i, len(z)]).normal(size=len(z))
+        gate = (2.0 * (z.argmax(1) == outputs.labels) - 1 + noise).astype(np.float32)
+        stages[i] = replace(stages[i], measured={"gate": gate, "speed": gate * 0})
+    return replace(outputs, stages=tuple(stages))
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+@pytest.mark.parametrize("families", [("constant", "gate"), ("constant", "threshold", "value", "gate")])
+@pytest.mark.parametrize("answer", ["last", "fused"])
+def test_gates_come_behind_the_logits(
+    routes_of: Callable[..., Routes],
+    world: Callable[..., Outputs],
+    families: Sequence[str],
+    answer: str,
+    tensors: bool,
+) -> None:
+    if tensors:
+        pytest.importorskip("torch")
+    fit_part, test = gated(world(500)), gated(world(150, part="test"))
+    fitted = fit(routes_of(3), fit_part, families, answer=answer, measured=("gate",))
+    wide = [
+        stage if i == 2 else replace(stage, logits=np.column_stack([stage.logits, stage.measured["gate"]]))
+        for i, stage in enumerate(test.stages)
+    ]
+    logits = [np.asarray(stage.logits) for stage in wide]
+    wanted = fitted.route(test)
+    gates = 0
+    for point in range(0, len(fitted.names), 2 if tensors else 1):
+        live = live_cascade(fitted, point, on_device=tensors)
+        for batch in (1, 64):
+            path, answers = follow(live, logits, plan_of(fitted, live, len(test)), batch, tensors)
+            np.testing.assert_array_equal(path, wanted[point].path)
+            np.testing.assert_array_equal(answers, wanted[point].answer)
+        gates += "gate" in fitted.names[point][0]
+    assert gates
+
+
+def test_numbers_other_than_gates_are_refused_live(
+    routes_of: Callable[..., Routes], world: Callable[..., Outputs]
+) -> None:
+    fitted = fit(routes_of(3), gated(world(300)), ["constant", "value"], measured=("gate", "speed"))
+    with pytest.raises(InputError, match="speed"):
+        live_cascade(fitted, 0)
