@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from importlib import import_module
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ REST = 0.01
 """Share of the multiply-adds that a network has to have left behind a block for an exit there to be of use."""
 
 EVERY = ("blocks", "stages")
-"""Words that stand for cuts: behind every block, or behind the last block of every size of the feature map."""
+"""Words that stand for cuts: behind every block, or behind the last one of every size of the feature map."""
 
 
 # --- where a network can be cut
@@ -175,9 +176,10 @@ def blocks(traced: Traced) -> list[Cut]:
 def choose_cuts(traced: Traced, wanted: str | int | Sequence[str]) -> list[Cut]:
     """The cuts that ``wanted`` means, in the network's order.
 
-    ``blocks``: behind every block; ``stages``: behind the last block of every size of the feature map; a number k: the
-    blocks nearest to equal shares, so that k exits before the last one cut the multiply-adds into k + 1 parts as equal
-    as they can be; else names of layers. Raises InputError for a layer that does not exist (the nearest names are
+    ``blocks``: behind every block; ``stages``: behind the last layer of every size of the feature map, of the outermost
+    ones that there are (a block, rather than a convolution inside the next); a number k: the blocks nearest to equal
+    shares, so that k exits before the last one cut the multiply-adds into k + 1 parts as equal as they can be; else
+    names of layers. Raises InputError for a layer that does not exist (the nearest names are
     shown), inside which more than one tensor is under way, or behind which nothing is left but the answer.
     """
     every = blocks(traced)
@@ -186,9 +188,9 @@ def choose_cuts(traced: Traced, wanted: str | int | Sequence[str]) -> list[Cut]:
     if wanted == "blocks":
         return every
     if wanted == "stages":
-        sizes = [_space(cut.shape) for cut in every]
-        after = [*sizes[1:], None]
-        return [cut for cut, size, other in zip(every, sizes, after, strict=True) if size != other]
+        groups = [list(group) for _, group in groupby(every, key=lambda cut: _space(cut.shape))]
+        # where a block ends, not inside the next one, which may shrink the map in its middle
+        return [min(reversed(group), key=lambda cut: cut.layer.count(".")) for group in groups]
     if isinstance(wanted, int) or (isinstance(wanted, str) and NUMBER.fullmatch(wanted)):
         return _equal(traced, every, int(wanted))
     names = [wanted] if isinstance(wanted, str) else list(wanted)

@@ -486,7 +486,7 @@ def profile_stages(
     from cascades.runtime import networks
 
     timer = bench.timer or timer_for(bench.device)
-    running = networks(models, bench.device, bench.dtype, bench.compiled)
+    running = networks(models, bench.device, bench.dtype, bench.compiled, gates=True)  # a gate is part of its head
     cases = [_Case(network, pixels[network.preprocessing.pixels_key], bench.device) for network in running]
     tasks = [task for case in cases for batch in bench.batches for task in case.tasks(batch, bench.seconds)]
     for what, overheads in (extra or {}).items():

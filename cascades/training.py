@@ -319,17 +319,20 @@ def objective_of(settings: Settings, net: BranchedNet) -> Objective:
 
 
 def stop_costs(net: BranchedNet, path: Path | None) -> tuple[float, ...]:
-    """(k,) what stopping at each exit costs in all, the heads passed included: from a costs.json, or in multiply-adds
-    as shares of the backbone's."""
+    """(k,) what stopping at each exit costs in all, the heads passed included: from a costs.json, where one network has
+    as many exits, or in multiply-adds as shares of the backbone's."""
     from cascades.costs import read_costs
     from cascades.probing import count_work
 
     if path is not None:
         costs = read_costs(path)
-        names = list(costs.stages)
-        networks = {cost.network for cost in costs.stages.values()}
-        if len(names) != len(net) or len(networks) > 1:
-            raise InputError(f"costs of one network's {len(net)} exits", ", ".join(names), str(path))
+        exits: dict[str, list[str]] = {}
+        for name, cost in costs.stages.items():
+            exits.setdefault(cost.network, []).append(name)
+        fitting = [names for names in exits.values() if len(names) == len(net)]
+        if len(fitting) != 1:
+            raise InputError(f"costs of one network's {len(net)} exits", ", ".join(costs.stages), str(path))
+        names = fitting[0]
         return tuple(sum(costs.step(tuple(names[:j]), names[j]) for j in range(i + 1)) for i in range(len(names)))
     heads = [count_work(head, cut.shape).multiply_adds for head, cut in zip(net.heads, net.cuts, strict=True)]
     found, passed = [], 0

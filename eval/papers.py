@@ -561,9 +561,18 @@ def ladder_picture(ladders: Mapping[str, tuple[Floats, Floats]]) -> Any:
     return figure
 
 
+def differentiable(flags: Sequence[str]) -> None:
+    """Gates trained with every loss, on one network."""
+    from eval.differentiable import Settings as GateSettings
+    from eval.differentiable import run
+
+    run(parse(GateSettings, flags, "python -m eval.papers differentiable", __doc__ or ""))
+
+
 PAPERS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "branchynet": lambda flags: branchynet(parse(Settings, flags, "python -m eval.papers branchynet", __doc__ or "")),
     "adaptive": lambda flags: adaptive(parse(AdaptiveSettings, flags, "python -m eval.papers adaptive", __doc__ or "")),
+    "differentiable": differentiable,
 }
 """What stands behind each paper's name."""
 

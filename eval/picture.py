@@ -45,6 +45,7 @@ LOOKS = {
     "joint": Look("#D55E00", "--", "s"),
     "entropy": Look("#56B4E9", "-.", "v"),
     "myopic": Look("#E69F00", "-.", "^"),
+    "gates": Look("#AA3377", "--", "P"),
     "uniform": Look("#777777", ":", ""),
     "soft_oracle": Look("#009E73", "-", "D"),
     "hard_oracle": Look("#CC79A7", "--", "x"),

@@ -196,7 +196,9 @@ def _areas(contest: Contest) -> dict[str, Any]:
         "routers": {name: estimate(here, contest.how) for name, here in drawn.items()},
         "above_singles": {name: estimate(here - drawn["single"], contest.how) for name, here in drawn.items()},
         "policy_above": {
-            name: estimate(drawn["policy"] - drawn[name], contest.how) for name in THRESHOLDS if name in drawn
+            name: estimate(drawn["policy"] - drawn[name], contest.how)
+            for name in (*THRESHOLDS, "gates")
+            if name in drawn
         },
     }
 

@@ -10,6 +10,7 @@ NAMES = {
     "joint": "jointly tuned thresholds",
     "entropy": "entropy thresholds at every exit",
     "myopic": "thresholds set one by one",
+    "gates": "gates trained for each price",
     "uniform": "random mix",
     "single": "single stage",
     "soft_oracle": "soft oracle",
