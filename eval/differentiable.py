@@ -24,7 +24,7 @@ PRICES, FROZEN_PRICES = (0.1, 0.3, 1.0), (0.03, 0.1, 0.3, 1.0, 3.0)
 """Loss (nats) per millisecond that gates are trained at."""
 
 EPOCHS, HELD_EPOCHS, FROZEN_EPOCHS = 4, 4, 1
-"""Of whole networks; of gates on the fit part's 10,000 images; of gates on the 40,000 training images: as many steps."""
+"""Of whole networks; of gates on the fit part, 10,000 images; of gates on 40,000 training images: as many steps."""
 
 STARVED = 0.001
 """Share of the examples below which an exit gets none."""
@@ -258,7 +258,7 @@ def judged(system: System, gates: DataFolder) -> Iterator[dict[str, Any]]:
         outputs = gates.parts[part].of(exits)
         odds = gate_logits(outputs)
         stop = hard_stops(odds)
-        right = np.column_stack([answers_of(outputs, i) == outputs.labels for i in range(len(exits))])
+        right = np.column_stack([outputs.stages[i].answer == outputs.labels for i in range(len(exits))])
         cost = float(np.asarray(costs)[stop].mean())
         share = np.bincount(stop, minlength=len(exits)) / len(stop)
         line: dict[str, Any] = {"kind": system.kind, "price": system.price, "part": part, "cost": cost}
@@ -272,15 +272,6 @@ def judged(system: System, gates: DataFolder) -> Iterator[dict[str, Any]]:
 def cost_of_stopping(data: DataFolder, exits: Sequence[str], place: int) -> float:
     """Of an example that went through all exits up to number ``place``: every head on the way is paid."""
     return sum(data.costs.step(tuple(exits[:i]), exits[i]) for i in range(place + 1))
-
-
-def answers_of(outputs: Outputs, i: int) -> Ints:
-    """(n,) what stage number i answers."""
-    stage = outputs.stages[i]
-    if stage.logits is not None:
-        return np.asarray(stage.logits.argmax(axis=1))
-    assert stage.answers is not None
-    return stage.answers[:, 0]
 
 
 def rivals(settings: Settings, joint: DataFolder) -> tuple[list[OperatingPoint], list[OperatingPoint]]:
@@ -312,7 +303,7 @@ def gate_points(kind: str, gates: DataFolder, part: str) -> list[OperatingPoint]
         outputs = gates.parts[part].of(exits)
         stop = hard_stops(gate_logits(outputs))
         along = np.array([routes.index[tuple(range(i + 1))] for i in range(len(exits))])
-        answer = np.column_stack([answers_of(outputs, i) for i in range(len(exits))])[np.arange(len(stop)), stop]
+        answer = np.column_stack([outputs.stages[i].answer for i in range(len(exits))])[np.arange(len(stop)), stop]
         routing = Routing(routes, along[stop], answer, answer != outputs.labels, part)
         found.append(OperatingPoint("gates", system.name, system.price, routing))
     return found
@@ -331,9 +322,9 @@ def table(
     test = joint.parts["test"]
     base = test.of(("base",))
     whole = joint.costs.step((), "base")
-    right = 100 * float((answers_of(base, 0) == test.labels).mean())
+    right = 100 * float((base.stages[0].answer == test.labels).mean())
     fit = joint.parts["fit"]
-    allowed = float((answers_of(fit.of(("base",)), 0) != fit.labels).mean())
+    allowed = float((fit.of(("base",)).stages[0].answer != fit.labels).mean())
     head = (
         "| trained with | price | right, % | cost, ms | soft cost | exits, % | right at each exit, % | |\n"
         "|---|---|---|---|---|---|---|---|\n"

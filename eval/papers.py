@@ -24,7 +24,18 @@ if TYPE_CHECKING:
     from features.outputs import Floats, Ints
 
 FILES = ("branchynet.csv", "branchynet.md", "branchynet.png")
-NETWORKS = ("b_lenet", "b_alexnet")
+NETWORKS = ("b_lenet", "b_alexnet", "b_resnet56")
+PAPER_ROW = {"b_resnet56": "b_resnet110"}
+"""Whose row of the paper stands above a network's, if not its own."""
+
+WEIGHTED = "weighted_alexnet"
+"""Data folder of what exits of B-AlexNet answer that were trained alike but for the weights of the exits' losses."""
+
+WEIGHTS = {
+    "alone": "0, 0, 1: no branches",
+    "b_alexnet": "1, 0.65, 0.3: more on early exits",
+    "equal": "1, 1, 1: equal",
+}
 PRICES = 200
 """Prices at which honest thresholds are tuned on the fit part, before one of them is picked there."""
 
@@ -161,7 +172,7 @@ def branchynet(settings: Settings) -> None:
         lines += case.lines()
         curves[name] = case.curves()
     frame = pd.DataFrame([{**line.__dict__, "gain": line.gain} for line in lines])
-    text = markdown(lines, device_line(device))
+    text = markdown(lines, device_line(device)) + weights_table(settings)
     contents = (csv_bytes(frame), text.encode(), png_bytes(picture(curves)))
     written = folder.write_all(dict(zip(FILES, contents, strict=True)))
     sys.stdout.write(text)
@@ -263,41 +274,47 @@ class Case:
         return cheapest_within(cost, error, self.base_wrong("fit"))
 
     @cached_property
-    def fitted(self) -> tuple[Fitted, Picking]:
-        """Learned policies on the chain of exits, and what one of them is picked by, both from the fit part."""
+    def jumps(self) -> Routes:
+        """The exits with every jump along them: who is sure not to stop at an exit need not pay for its head."""
+        from cascades.topology import Topology, unroll
+
+        stages = self.routes.stages
+        jumps = {one: stages[i + 1 :] for i, one in enumerate(stages)}
+        return unroll(Topology(stages, jumps, stages), self.data.costs)
+
+    def fitted(self, routes: Routes) -> tuple[Fitted, Picking]:
+        """Learned policies on routes, and what one of them is picked by, both from the fit part."""
         from cascades.points import fit_points
         from eval.frontier import Settings as Frontier
         from eval.frontier import fit_settings
 
         how = fit_settings(Frontier(topology="", pooled=False, seed=self.settings.seed))
-        return fit_points(self.data.parts["fit"].of(self.routes.stages), None, self.routes, 50, how)
+        return fit_points(self.data.parts["fit"].of(routes.stages), None, routes, 50, how)
 
     # --- what is run
 
     def lines(self) -> list[Line]:
         """The paper's rows and ours: everything is timed in one run, one image at a time, alternating."""
         from cascades.chains import route_chain
-        from cascades.live import live_cascade
         from cascades.runtime import Runtime, networks
         from cascades.trial import Alone, Together, race
 
         test = self.data.parts["test"]
         published, honest = self.published_cuts(), self.honest_cuts()
-        fitted, picking = self.fitted
-        point = self._cheapest(picking.routings)
-
+        learned = [
+            Learned.fit(called, self, routes)
+            for called, routes in (("learned", self.routes), ("learned, with jumps", self.jumps))
+        ]
         running = networks(self.models, self.device)
         by_name = {network.name: network for network in running}
         stages = tuple(by_name[stage] for stage in self.routes.stages)
         base = Alone("base", len(stages), by_name["base"], self.device)
-        live = live_cascade(fitted, point, on_device=self.device.type != "cpu")
-        draw = np.random.default_rng(fitted.coin).random(len(next(iter(self.pixels.values()))))
-        plan = (draw < live.shares[1]).astype(np.int64) if len(live.plans) > 1 else None
+        examples = len(next(iter(self.pixels.values())))
         systems: list[System] = [
             base,
-            Together("entropy", Runtime(stages, entropy_cascade(self.routes, self.path, honest), self.device), None),
-            Together("learned", Runtime(stages, live, self.device), plan),
             Together("grid", Runtime(stages, entropy_cascade(self.routes, self.path, published), self.device), None),
+            Together("entropy", Runtime(stages, entropy_cascade(self.routes, self.path, honest), self.device), None),
+            *(each.system(stages, self.device, examples) for each in learned),
         ]
         found = race(systems, (*stages, by_name["base"]), self.pixels, 1, self.settings.rounds, self.device)
         n = found.seconds.shape[2]
@@ -307,19 +324,21 @@ class Case:
         def line(
             protocol: str, router: str, cuts: str, routing: Any, spent: float, ms_base: float = float(ms[0])
         ) -> Line:
-            share = np.bincount(self.routes.exits[routing.path], minlength=len(self.path)) / len(test)
-            shares = " / ".join(f"{100 * each:.1f}" for each in share)
+            shares = " / ".join(f"{100 * each:.1f}" for each in routing.exit_share)
             return Line(self.name, protocol, router, cuts, accuracy, 100 * (1 - routing.error), ms_base, spent, shares)
 
         alone = found.cells[len(stages), 1] * 1e3  # as the exits' trunk: on ready inputs
         judged = self.outcomes("test")
         grid = route_chain(judged, self.routes, self.path, published)
         tuned = route_chain(judged, self.routes, self.path, honest)
-        learned = fitted.route(test.of(self.routes.stages))[point]
+        there = test.of(self.routes.stages)
         return [
-            line("as published", "entropy", _shown(published), grid, self._trunk_only(found, 3), alone),
-            line("honest", "entropy", _shown(honest), tuned, float(ms[1])),
-            line("honest", "learned", fitted.names[point][0], learned, float(ms[2])),
+            line("as published", "entropy", _shown(published), grid, self._trunk_only(found, 1), alone),
+            line("honest", "entropy", _shown(honest), tuned, float(ms[2])),
+            *(
+                line("honest", each.name, each.fitted.names[each.point][0], each.fitted.route(there)[each.point], spent)
+                for each, spent in zip(learned, ms[3:].tolist(), strict=True)
+            ),
         ]
 
     @staticmethod
@@ -332,7 +351,7 @@ class Case:
         """Cost and error (%) on the test part of entropy thresholds and learned policies, both from the fit part."""
         from oracles.entropy import entropy
 
-        fitted, _ = self.fitted
+        fitted, _ = self.fitted(self.routes)
         test = self.data.parts["test"].of(self.routes.stages)
         prices = fitted.sweep.prices[np.isfinite(fitted.sweep.prices)]
         points = {
@@ -345,6 +364,32 @@ class Case:
             name: (np.array([r.mean_cost for r in some]), np.array([100 * r.error for r in some]))
             for name, some in points.items()
         }
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Policies fitted on a case's exits, and the point of theirs that is run."""
+
+    name: str
+    fitted: Fitted
+    point: int
+
+    @staticmethod
+    def fit(name: str, case: Case, routes: Routes) -> Learned:
+        """Fit, and pick the cheapest that errs no more than the unbranched network does on the fit part."""
+        fitted, picking = case.fitted(routes)
+        return Learned(name, fitted, case._cheapest(picking.routings))
+
+    def system(self, stages: Sequence[Any], device: Any, examples: int) -> System:
+        """As it is raced, on so many examples."""
+        from cascades.live import live_cascade
+        from cascades.runtime import Runtime
+        from cascades.trial import Together
+
+        live = live_cascade(self.fitted, self.point, on_device=device.type != "cpu")
+        draw = np.random.default_rng(self.fitted.coin).random(examples)
+        plan = (draw < live.shares[1]).astype(np.int64) if len(live.plans) > 1 else None
+        return Together(self.name, Runtime(tuple(stages), live, device), plan)
 
 
 def entropy_cascade(routes: Routes, path: Sequence[int], cuts: Sequence[float]) -> LiveCascade:
@@ -396,9 +441,10 @@ def markdown(lines: Sequence[Line], where: str) -> str:
     )
     rows = []
     for name in dict.fromkeys(line.network for line in lines):
-        paper = PUBLISHED[name]
+        row = PAPER_ROW.get(name, name)
+        paper = PUBLISHED[row]
         rows.append(
-            f"| {name} | the paper | entropy | {paper['cuts']} | {paper['base']:.2f} → {paper['accuracy']:.2f} | "
+            f"| {row} | the paper | entropy | {paper['cuts']} | {paper['base']:.2f} → {paper['accuracy']:.2f} | "
             f"{paper['ms_base']} → {paper['ms']} | {paper['ms_base'] / paper['ms']:.1f} | {paper['shares']} |"
         )
         rows += [
@@ -409,6 +455,27 @@ def markdown(lines: Sequence[Line], where: str) -> str:
         ]
     flaws = "; ".join(FLAWS)
     return f"{head}" + "\n".join(rows) + f"\n\nBatch 1, {where}. As published: {flaws}.\n"
+
+
+def weights_table(settings: Settings) -> str:
+    """What the weights of the exits' losses do to each exit: trained from the same network, as long, with one seed."""
+    from cascades.folder import embedded_names, read_folder
+
+    if WEIGHTED not in embedded_names() or "b_alexnet" not in settings.networks:
+        return ""
+    held, joint = read_folder(WEIGHTED, settings.seed), read_folder("b_alexnet", settings.seed)
+    rows = []
+    for network, called in WEIGHTS.items():
+        data = joint if network == "b_alexnet" else held
+        exits = tuple(name for name, each in data.costs.stages.items() if each.network == network)
+        test = data.parts["test"].of(exits)
+        right = [100 * float((stage.answer == test.labels).mean()) for stage in test.stages]
+        shown = [f"{each:.1f}" for each in right]
+        if network == "alone":  # heads that no loss taught
+            shown[:-1] = ["-"] * (len(shown) - 1)
+        rows.append(f"| {called} | " + " | ".join(shown) + " |")
+    head = "\n| weights of the exits' losses | exit 1, % right | exit 2 | exit 3 |\n|---|---|---|---|\n"
+    return head + "\n".join(rows) + "\n\nB-AlexNet on 10,000 test images, eight epochs from the unbranched network.\n"
 
 
 def picture(curves: Mapping[str, Mapping[str, tuple[Floats, Floats]]]) -> Any:

@@ -36,6 +36,14 @@ class Stage:
     measured: Mapping[str, Floats] = field(default_factory=dict)
     pooled: Floats | None = None
 
+    @property
+    def answer(self) -> Ints:
+        """(n,) the class that it answers."""
+        if self.logits is not None:
+            return np.asarray(self.logits.argmax(axis=1))
+        assert self.answers is not None
+        return self.answers[:, 0]
+
     def take(self, rows: Ints | slice) -> Stage:
         """The same stage on the examples ``rows`` (m,)."""
         return replace(
