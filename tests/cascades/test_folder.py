@@ -78,7 +78,7 @@ def test_imagenet_is_what_its_provenance_says() -> None:
 def test_embedded_folders_are_small_flat_and_say_where_they_come_from() -> None:
     assert {"cifar10", "imagenet"} <= set(embedded_names())
     files = [path for path in EMBEDDED.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert sum(path.stat().st_size for path in files) < 22e6  # weights and outputs of seven networks
+    assert sum(path.stat().st_size for path in files) < 30e6  # weights and outputs of seven networks
     assert all(path.parent.parent == EMBEDDED for path in files)  # as the package data of pyproject.toml has it
     for name in embedded_names():
         text = (EMBEDDED / name / "PROVENANCE.md").read_text("utf-8")
