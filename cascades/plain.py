@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,28 @@ TYPES: dict[str, type] = {
 """What a file may hold: nothing else is ever made from one. A new policy's rules join here."""
 
 DTYPES = {"f": "float64", "i": "int64", "u": "int64", "b": "bool"}
+NUMBERS: dict[str, set[type]] = {"float64": {float, int}, "int64": {int}, "bool": {bool}}
 UNFINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+
+LARGEST_FILE = 64 * 2**20
+"""Bytes of a file of policies at most: the largest that was ever written here has 4 MB."""
+
+MOST_CONTAINERS = 2_000_000
+MOST_VALUES = 8_000_000
+"""Lists and objects, and values, in a file at most: three bytes of it can take a hundred of memory. A policy of the
+largest size above has a fifth of the values and a hundredth of the rest."""
+
+LONGEST_SIDE = 10_000_000
+"""An array without a number in it could still claim any shape."""
+
+MOST_KEYS = 10_000
+"""Keys of a map at most; a topology has no more paths."""
+
+LONGEST_NUMBER = 400
+"""Characters of a number at most: no double needs more than 25, and reading digits takes time."""
+
+SHOWN = 80
+"""Characters of what was found that a message repeats."""
 
 
 def to_plain(value: Any) -> Any:
@@ -64,6 +87,8 @@ def to_plain(value: Any) -> Any:
 def from_plain(value: Any, where: str = "") -> Any:
     """The object that ``to_plain`` wrote. Raises InputError, naming ``where``, for what it can't have written.
 
+    What is made has the right types' names and whole arrays; whether they fit together is for ``cascades.checking``.
+
     >>> from_plain(to_plain(ConstantRules(np.array([0, 1])))).action.tolist()
     [0, 1]
     """
@@ -73,24 +98,105 @@ def from_plain(value: Any, where: str = "") -> Any:
         return value
     try:
         if "array" in value:
-            if value["array"] not in DTYPES.values():
-                raise InputError(f"an array of {', '.join(sorted(set(DTYPES.values())))}", repr(value["array"]), where)
-            numbers = [UNFINITE[v] if isinstance(v, str) else v for v in value["values"]]
-            return np.array(numbers, dtype=value["array"]).reshape([int(side) for side in value["shape"]])
+            return _array(value, where)
         if "map" in value:
-            return {from_plain(key, where): from_plain(item, where) for key, item in value["map"]}
+            if len(value["map"]) > MOST_KEYS or len(value) != 1:
+                raise InputError(f"a map of at most {MOST_KEYS} keys", f"{len(value['map'])}", where)
+            found = {from_plain(key, where): from_plain(item, where) for key, item in value["map"]}
+            if len(found) != len(value["map"]):
+                raise InputError("every key of a map once", "one that stands twice", where)
+            return found
         kind = TYPES[value["type"]]
         given = {key: from_plain(item, where) for key, item in value.items() if key != "type"}
         return kind(**{f.name: _float(f.type, given.pop(f.name)) for f in fields(kind)}, **given)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError("what this program writes", f"{type(error).__name__} {error}", where) from None
+        raise InputError("what this program writes", brief(error), where) from None
+
+
+def _array(value: dict[str, Any], where: str) -> Any:
+    kind, shape, values = value["array"], value["shape"], value["values"]
+    if kind not in NUMBERS:
+        raise InputError(f"an array of {', '.join(sorted(NUMBERS))}", repr(kind)[:SHOWN], where)
+    if any(type(side) is not int or not 0 <= side <= LONGEST_SIDE for side in shape) or len(shape) > 4:
+        raise InputError("the shape of an array", repr(shape)[:SHOWN], where)
+    if not isinstance(values, list) or math.prod(shape) != len(values):
+        raise InputError(f"{math.prod(shape)} values in an array of shape {shape}", "others", where)
+    numbers = [UNFINITE[v] if isinstance(v, str) else v for v in values] if kind == "float64" else values
+    if strange := {type(v) for v in numbers} - NUMBERS[kind]:
+        found = ", ".join(sorted(each.__name__ for each in strange))
+        raise InputError(f"numbers in an array of {kind}", found, where)
+    return np.array(numbers, dtype=kind).reshape(shape)
 
 
 def _float(kind: Any, value: Any) -> Any:
     """A number field that held NaN or infinity."""
     return UNFINITE[value] if kind == "float" and isinstance(value, str) else value
+
+
+def brief(found: object) -> str:
+    """What was found, cut to what a line can hold; of an error its kind and what it says."""
+    if isinstance(found, Exception):
+        return f"{type(found).__name__} {str(found)[:SHOWN]}"
+    return str(found)[:SHOWN]
+
+
+def read_json(path: Path, what: str) -> Any:
+    """The JSON in ``path``, which is to be ``what`` ("a policy file"), in bounded time and memory.
+
+    Raises InputError for a file that can't be read, is no plain file, or is larger than ``LARGEST_FILE``; for what is
+    no JSON as the standard has it (NaN, infinity), nested too deeply, or more than any file of this program's; for
+    a key that stands twice, and for numbers that no double and no 64-bit integer holds.
+    """
+    where = str(path)
+
+    def refuse(found: str) -> InputError:
+        return InputError(what, found, where)
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise refuse(f"the key {twice[:SHOWN]!r} twice")
+        return found
+
+    def whole(digits: str) -> int:
+        if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
+            raise refuse(f"a whole number of {len(digits.lstrip('-'))} digits")
+        return int(digits)
+
+    def real(digits: str) -> float:
+        if len(digits) > LONGEST_NUMBER or not math.isfinite(number := float(digits)):
+            raise refuse(f"a number of {len(digits)} characters that is too large: {digits[:20]}")
+        return number
+
+    def constant(name: str) -> float:
+        raise refuse(f"{name}, which is no number")
+
+    try:
+        if not path.is_file():
+            raise refuse("a folder" if path.is_dir() else "No such file" if not path.exists() else "no plain file")
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise refuse(f"more than {LARGEST_FILE // 2**20} MB, which none has")
+        if content.count(b"[") + content.count(b"{") > MOST_CONTAINERS or content.count(b",") > MOST_VALUES:
+            raise refuse("more lists and values than any has")
+        text = content.decode("utf-8")
+        del content
+        return json.loads(text, object_pairs_hook=once, parse_int=whole, parse_float=real, parse_constant=constant)
+    except UnicodeDecodeError as error:
+        raise refuse(f"no text in UTF-8 (byte 0x{error.object[error.start]:02x} at {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise refuse(f"no JSON ({error.msg} in line {error.lineno}, column {error.colno})") from None
+    except RecursionError:
+        raise refuse("JSON nested too deeply") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise refuse(getattr(error, "strerror", None) or brief(error)) from error
 
 
 def describe(sweep: Sweep) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -15,10 +14,11 @@ import numpy as np
 from cascades.answers import LOSSES
 from cascades.cascade import Routed, Sweep
 from cascades.chains import Cuts, chain_name, held_out_chains, joint_thresholds, route_chain
+from cascades.checking import check_mixtures, check_plans, check_sweep
 from cascades.fit import FOLDS, FitSettings, fit_sweep
 from cascades.hull import lower_hull
 from cascades.outcomes import Outcomes, single_outcomes
-from cascades.plain import describe, from_plain, to_plain
+from cascades.plain import UNFINITE, brief, describe, from_plain, read_json, to_plain
 from cascades.routing import OperatingPoint, Routes, Routing, mixed
 from features.errors import InputError
 from features.evidence import Path as Stages
@@ -189,34 +189,41 @@ def policies_to_plain(fitted: Fitted) -> dict[str, Any]:
 
 def read_policies(path: Path) -> Fitted:
     """The cascades in ``path``, a policies.json. Raises InputError for what this program did not write."""
-    where = str(path)
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputError("a policies.json", error.strerror or str(error), where) from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError("a policies.json", f"no JSON ({error})", where) from error
-    if not isinstance(found, dict) or (found.get("format"), found.get("version")) != (FORMAT, VERSION):
+    return policies_from_plain(read_json(path, "a policies.json"), str(path))
+
+
+def policies_from_plain(found: Any, where: str) -> Fitted:
+    """The cascades that ``policies_to_plain`` wrote. Raises InputError, naming ``where``, for anything else: what comes
+    back can route. In bounded time and memory, and without running anything."""
+    if not isinstance(found, dict) or found.get("format") != FORMAT or type(found.get("version")) is not int:
         about = [found.get("format"), found.get("version")] if isinstance(found, dict) else type(found).__name__
-        raise InputError(f"format {FORMAT!r}, version {VERSION}", str(about), where)
+        raise InputError(f"format {FORMAT!r}, version {VERSION}", brief(about), where)
+    refuse_version(found["version"], VERSION, where)
     try:
-        sweep = from_plain(found["sweep"], where)
+        sweep = check_sweep(from_plain(found["sweep"], where), where)
         plans = tuple((tuple(p["stages"]), tuple(from_plain([*p["cuts"]], where))) for p in found["thresholds"])
-        cuts = tuple((path, tuple(float(cut) for cut in values)) for path, values in plans)
-        mixtures = tuple(Mixture(int(m["one"]), int(m["other"]), float(m["share"])) for m in found["mixtures"])
-        fitted = Fitted(sweep, cuts, mixtures, int(found["coin"]), str(found["examples"]))
-        if not isinstance(sweep, Sweep) or any(
-            path not in sweep.routes.index or len(values) != len(path) - 1 for path, values in cuts
-        ):
-            raise InputError("a sweep, and thresholds on its paths", "others", where)
-        bound = len(sweep.prices) + len(cuts)
-        if any(not (0 <= m.one < bound and 0 <= m.other < bound and 0 <= m.share <= 1) for m in mixtures):
-            raise InputError(f"mixtures of two of {bound} cascades, shares from 0 to 1", "others", where)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        check_plans(plans := tuple((path, tuple(map(_cut, cuts))) for path, cuts in plans), sweep, where)
+        mixtures = tuple((m["one"], m["other"], m["share"]) for m in found["mixtures"])
+        check_mixtures(mixtures, len(sweep.prices) + len(plans), where)
+        coin, examples = found["coin"], found["examples"]
+        if type(coin) is not int or coin < 0 or not isinstance(examples, str) or len(examples) > 64:
+            raise InputError("the coin's seed and a digest of the examples", brief([coin, examples]), where)
+        return Fitted(sweep, plans, tuple(Mixture(i, j, float(share)) for i, j, share in mixtures), coin, examples)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError("what this program writes", f"{type(error).__name__} {error}", where) from error
-    return fitted
+        raise InputError("what this program writes", brief(error), where) from error
+
+
+def refuse_version(found: int, known: int, where: str) -> None:
+    """Raises InputError for a file of another version than the ``known`` one."""
+    if found != known:
+        age = "written by a later version of this program: update it" if found > known else "which never was"
+        raise InputError(f"version {known}", f"version {found}, {age}", where)
+
+
+def _cut(value: Any) -> Any:
+    return UNFINITE.get(value, value) if isinstance(value, str) else value
 
 
 def _routings(routed: Routed) -> list[Routing]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isinf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ from features.errors import InputError
 from features.outputs import LEARNT
 
 if TYPE_CHECKING:
+    from cascades.costs import Costs
+    from cascades.deployment import Deployment
     from cascades.folder import DataFolder
     from cascades.images import Images
     from cascades.live import LiveCascade
@@ -33,6 +35,9 @@ APART = 0.05
 WIDE = 124
 """Columns of the table in a pipe: it must not be cut."""
 
+MARGINS = (0.0, 0.01)
+"""Errors allowed over the largest model's, unless others are given: no loss, and one point."""
+
 PICTURES = "test.npz"
 """Images that come with the package: the first test images of the embedded ``cifar10`` data, called as there."""
 
@@ -41,9 +46,22 @@ PICTURES = "test.npz"
 class Settings:
     """The flags of the command."""
 
-    topology: str = field(metadata={"help": "as in eval.frontier: a_g_r, or a>g,r;g>r"})
-    data: str = field(
-        default="cifar10", metadata={"help": "embedded data or a data folder: policies are fitted on its fit part"}
+    topology: str | None = field(
+        default=None, metadata={"help": "as in eval.frontier: a_g_r, or a>g,r;g>r; required without --policy"}
+    )
+    data: str | None = field(
+        default=None,
+        metadata={
+            "help": "embedded data or a data folder: policies are fitted on its fit part (cifar10, or the data that "
+            "the policy was fitted on)"
+        },
+    )
+    policy: Path | None = field(
+        default=None,
+        metadata={
+            "help": "policy file of eval.tune or eval.certify: its operating point is run, and held against what was "
+            "asked for and certified"
+        },
     )
     policies: Path | None = field(
         default=None,
@@ -68,7 +86,7 @@ class Settings:
         },
     )
     margins: tuple[float, ...] = field(
-        default=(0.0, 0.01),
+        default=MARGINS,
         metadata={"help": "errors allowed over the largest model's: a cascade is picked for each", "minimum": 0},
     )
     batch: int = field(default=64, metadata={"help": "images a batch", "minimum": 1, "maximum": 65_536})
@@ -95,7 +113,16 @@ class Settings:
     loss: str = field(default="top1", metadata={"help": "as in eval.frontier", "choices": ("top1", "excess")})
     points: int = field(default=50, metadata={"help": "as in eval.frontier", "minimum": 1, "maximum": 1000})
     seed: int = field(default=0, metadata={"help": "seed of splits and folds", "minimum": 0, "maximum": 2**31})
+    log: Path | None = field(
+        default=None,
+        metadata={"help": "file to write the routing of every image into, for eval.watch (.csv, .jsonl or .parquet)"},
+    )
     out: Path | None = field(default=None, metadata={"help": "folder to write run.csv and run.json into"})
+
+    @property
+    def source(self) -> str:
+        """The data that policies are fitted on."""
+        return self.data or "cifar10"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,13 +132,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(settings: Settings) -> None:
     """Fit or read the cascades, pick, load the networks and images, time all side by side, print, write."""
-    from cascades.folder import read_folder
-    from cascades.topology import parse_topology, unroll
     from eval.files import csv_bytes, json_bytes, writable
 
+    deployment = None if settings.policy is None else read_policy(settings)
+    if deployment is not None:
+        settings = following(settings, deployment)
+    elif not settings.topology:
+        raise InputError("a topology (a_g_r), or a policy file (--policy)", "neither", "--topology")
+    if settings.log is not None:
+        refuse_log(settings)
     folder = None if settings.out is None else writable(settings.out, "--out", FILES)
-    data = read_folder(settings.data, settings.seed)
-    routes = unroll(parse_topology(settings.topology, tuple(data.costs.stages)), data.costs)
+    data, routes = read_data(settings, deployment)
     with watching() as step:
         import torch
 
@@ -122,16 +153,22 @@ def run(settings: Settings) -> None:
             torch.set_num_threads(settings.threads)
         step("loading the networks")
         models = load_models(settings, data, routes)
+        if deployment is not None:
+            refuse_other_networks(deployment, models, settings.source, str(settings.policy))
         step("reading the images")
         whole = open_whole(settings, models)
         images = open_labelled(settings, whole)
-        step("fitting the cascades")
-        fitted, picks = pick_cascades(settings, data, routes)
-        refuse_unlike(fitted, models, settings.data)
+        step("fitting the cascades" if deployment is None else "reading the policy")
+        fitted, picks = pick_cascades(settings, data, routes) if deployment is None else point_of(deployment)
+        refuse_unlike(fitted, models, settings.source)
         step("decoding the images")
-        unseen = unseen_rows(images, whole, data, home(settings.data))
+        unseen = unseen_rows(images, whole, data, home(settings.source))
         trial = Trial(settings, data, routes, fitted, picks, models, images, unseen, device)
         report = trial.report(step)
+    if deployment is not None:
+        report["policy"] = held_against(deployment, report)
+        for line in warnings_of(deployment, settings, data, report["about"]["device"]):
+            sys.stderr.write(f"warning: {line}\n")
     show(report)
     if folder is not None:
         import pandas as pd
@@ -139,6 +176,188 @@ def run(settings: Settings) -> None:
         rows = pd.DataFrame([{**report["about"], **row} for row in report["systems"]])
         for path in folder.write_all({"run.csv": csv_bytes(rows), "run.json": json_bytes(report)}):
             sys.stdout.write(f"  {path}\n")
+    if settings.log is not None:
+        sys.stdout.write(f"  {settings.log}\n")
+
+
+# --- a policy file
+
+
+def read_policy(settings: Settings) -> Deployment:
+    """The deployment that --policy names, a file or the folder of one."""
+    from cascades.deployment import read_deployment
+
+    assert settings.policy is not None
+    inside = settings.policy / "policy.json"
+    return read_deployment(inside if inside.is_file() else settings.policy)
+
+
+def following(settings: Settings, deployment: Deployment) -> Settings:
+    """The settings with what the policy file decides. Raises InputError for flags that would decide it otherwise."""
+    margins = None if settings.margins == MARGINS else settings.margins
+    taken = {"--topology": settings.topology, "--policies": settings.policies, "--margins": margins}
+    for flag, value in taken.items():
+        if value is not None:
+            raise InputError("no such flag beside --policy, which has its own operating point", str(value), flag)
+    return replace(settings, topology=deployment.topology, data=settings.data or deployment.data, seed=deployment.seed)
+
+
+def read_data(settings: Settings, deployment: Deployment | None) -> tuple[DataFolder, Routes]:
+    """The data folder and the routes; with a policy file its routes and costs, and the parts split as they were then.
+
+    Raises InputError for a folder without the policy's stages, and, unless --data named it, for one in which other
+    examples were fitted on.
+    """
+    from cascades.folder import DataFolder, keep_back, read_folder
+    from cascades.topology import parse_topology, unroll
+
+    data = read_folder(settings.source, settings.seed)
+    if deployment is None:
+        return data, unroll(parse_topology(settings.topology or "", tuple(data.costs.stages)), data.costs)
+    routes, where = deployment.fitted.sweep.routes, f"--data {settings.source}"
+    if missing := [stage for stage in routes.stages if stage not in data.costs.stages]:
+        raise InputError(f"the policy's stages {', '.join(routes.stages)}", f"no {missing[0]}", where)
+    if data.parts["test"].classes != deployment.classes:
+        raise InputError(f"the policy's {deployment.classes} classes", str(data.parts["test"].classes), where)
+    if deployment.kept:
+        data = keep_back(data, deployment.kept, deployment.seed)
+    if not fitted_on(deployment, data) and settings.source == deployment.data:
+        raise InputError("the examples that the policy was fitted on (or other data, by --data)", "others", where)
+    return DataFolder(data.name, data.parts, deployment.costs), routes
+
+
+def fitted_on(deployment: Deployment, data: DataFolder) -> bool:
+    """Whether the policy was fitted on this folder's parts."""
+    from cascades.points import digest_of
+
+    own = [outputs for name, outputs in data.parts.items() if name in LEARNT]
+    return deployment.fitted.examples == digest_of(own)
+
+
+def networks_noted(data: str, costs: Costs) -> dict[str, Any]:
+    """Per network of ``costs`` its spec, the digest of its weights and its preprocessing, as ``eval.extract`` noted
+    them in the data folder; empty if it did not make the folder."""
+    for report in reports(home(data)):
+        specs, found = report.get("networks"), {}
+        try:
+            for stage in report["manifest"]["stages"]:
+                if stage["name"] in costs.stages:
+                    name = costs.stages[stage["name"]].network
+                    spec = specs.get(name, "") if isinstance(specs, dict) else ""
+                    kept = {"weights": str(stage["weights"]), "preprocessing": str(stage["preprocessing"])}
+                    found[name] = {"spec": str(spec), **kept}
+        except (KeyError, TypeError) as error:
+            said = f"{type(error).__name__} {error}"
+            raise InputError("stages in what eval.extract writes", said, data) from error
+        return found
+    return {}
+
+
+def refuse_other_networks(deployment: Deployment, models: Sequence[StageModel], data: str, where: str) -> None:
+    """Raises InputError where a network's weights or preprocessing are not those that the policy was made for.
+
+    What the policy file says counts; where it says nothing, what ``eval.extract`` noted in the data folder.
+    """
+    known = {name: each for name, each in deployment.networks.items() if isinstance(each, dict)}
+    known = known or networks_noted(data, deployment.costs)
+    for model in models:
+        name = deployment.costs.stages[model.name].network
+        own = {"weights": model.weights_digest, "preprocessing": repr(model.preprocessing)}
+        for what, value in own.items():
+            told = known.get(name, {}).get(what)
+            if told is not None and told != value:
+                shown = (str(told)[:200], value[:200]) if what == "preprocessing" else (str(told)[:12], value[:12])
+                raise InputError(f"network {name} with the policy's {what} {shown[0]}", shown[1], where)
+
+
+def point_of(deployment: Deployment) -> tuple[Fitted, list[Pick]]:
+    """The deployment's cascades and its one pick."""
+    point, expected = deployment.point, deployment.expected
+    sweep = deployment.fitted.sweep
+    if sweep.loss not in ("top1", "excess"):
+        raise InputError("a policy fitted for top1 or excess loss", sweep.loss, "--policy")
+    cost, error = float(expected.cost[point]), float(expected.error[point])
+    return deployment.fitted, [Pick(point, error - expected.reference, cost, error, "policy")]
+
+
+def warnings_of(deployment: Deployment, settings: Settings, data: DataFolder, device: str) -> list[str]:
+    """What makes the figures of the policy file mean less here."""
+    from cascades.targets import unit_of
+
+    found = []
+    unit, made = unit_of(deployment.costs.unit), deployment.costs.device
+    if unit is not None and unit.kind == "time" and made and made != device:
+        found.append(f"the policy's costs were measured on {made}, this is {device}: profile and certify it here")
+    if not fitted_on(deployment, data):
+        found.append(f"the policy was not fitted on {settings.source}: it may have been fitted on some of these images")
+    return found
+
+
+def held_against(deployment: Deployment, report: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked of the policy and certified, beside what was measured: JSON's own types.
+
+    Each of the ``promises`` has a bound, what was measured and its interval, and a verdict: "kept"; "within chance"
+    where the interval reaches the bound; else "broken".
+    """
+    from cascades.deployment import in_words
+    from cascades.targets import parse_budget, unit_of
+
+    row = next(row for row in report["systems"] if row["system"] == "policy")
+    target, certificate, unit = deployment.target, deployment.certificate, deployment.costs.unit
+    found: list[dict[str, Any]] = []
+
+    def hold(by: str, what: str, bound: float, value: float, low: float, high: float) -> None:
+        verdict = "kept" if value <= bound else "within chance" if low <= bound else "broken"
+        found.append({"by": by, "what": what, "bound": bound, "measured": value, "low": low, "high": high})
+        found[-1]["verdict"] = verdict
+
+    cost = (row["predicted_cost"], row["cost_low"], row["cost_high"])
+    error = (row["error"], row["error_low"], row["error_high"])
+    extra = (row["extra_error"], row["extra_low"], row["extra_high"])
+    if target.budget is not None:
+        hold("asked", f"mean cost, {unit}, by the policy's costs", target.budget, *cost)
+        known = unit_of(unit)
+        if known is not None and known.kind == "time" and known.times == 1:
+            timed = (row["ms_per_image"], row["ms_low_quartile"], row["ms_high_quartile"])
+            spent = [parse_budget(f"{ms!r} ms", unit) for ms in timed]
+            hold("asked", f"time, {unit}, as measured here", target.budget, *spent)
+    if target.error_increase is not None:
+        hold("asked", "errors over the largest stage's", target.error_increase, *extra)
+    if target.accuracy is not None:
+        hold("asked", "errors", 1 - target.accuracy, *error)
+    for stage, share in target.shares.items():
+        exits = round(row[f"share_{stage}"] * report["about"]["images"])
+        hold(
+            "asked",
+            f"share exiting at {stage}",
+            share,
+            row[f"share_{stage}"],
+            *wilson(exits, report["about"]["images"]),
+        )
+    if certificate is not None:
+        if certificate.risk == "increase":
+            hold("certified", "errors over the largest stage's", certificate.risk_bound, *extra)
+        else:
+            hold("certified", "errors", certificate.risk_bound, *error)
+        hold("certified", f"mean cost, {unit}, by the policy's costs", certificate.cost_bound, *cost)
+    return {
+        "target": in_words(target, unit),
+        "delta": None if certificate is None else certificate.delta,
+        "promises": found,
+    }
+
+
+def refuse_log(settings: Settings) -> None:
+    """Raises InputError where the log of a run can't be written, or it would be of several cascades."""
+    from eval.drift import FORMS
+    from eval.files import writable
+
+    assert settings.log is not None
+    if settings.log.suffix.lower() not in FORMS:
+        raise InputError(f"a name that ends in {', '.join(FORMS)}", settings.log.name, "--log")
+    if settings.policy is None and len(settings.margins) > 1:
+        raise InputError("one cascade to log (--policy, or one of --margins)", f"{len(settings.margins)}", "--log")
+    writable(settings.log.parent, "--log", (settings.log.name,))
 
 
 # --- what is run
@@ -151,7 +370,7 @@ def load_models(settings: Settings, data: DataFolder, routes: Routes) -> tuple[S
     wanted = list(dict.fromkeys(data.costs.stages[stage].network for stage in routes.stages))
     specs = {spec.partition("=")[0]: spec for spec in settings.models}
     if not specs:
-        specs = {name: f"{name}={spec}" for name, spec in noted(settings.data, "networks", {}).items()}
+        specs = {name: f"{name}={spec}" for name, spec in noted(settings.source, "networks", {}).items()}
     if missing := [name for name in wanted if name not in specs]:
         found = ", ".join(specs) or "none"
         raise InputError(
@@ -196,11 +415,11 @@ def open_whole(settings: Settings, models: Sequence[StageModel]) -> Images:
 
     where = settings.images
     if where is None:
-        where = home(settings.data) / PICTURES
+        where = home(settings.source) / PICTURES
         if not where.exists():
             raise InputError("images to run on", "none", "--images")
     images = open_images(where)
-    called = settings.classes or tuple(noted(settings.data, "called", ()))
+    called = settings.classes or tuple(noted(settings.source, "called", ()))
     if called and settings.images is not None:
         images = renamed(images, called)
     return images.numbered_as(models[0].classes)
@@ -316,29 +535,37 @@ class Pick:
     margin: float
     cost: float
     error: float
+    called: str = ""
+
+    @property
+    def name(self) -> str:
+        """How it is called in the table."""
+        return self.called or f"cascade +{100 * self.margin:g}"
 
 
 def pick_cascades(settings: Settings, data: DataFolder, routes: Routes) -> tuple[Fitted, list[Pick]]:
     """The fitted cascades; for each margin the cheapest whose held-out error is within it of the largest model's."""
     import numpy as np
 
+    from cascades.deployment import largest
     from cascades.points import cheapest_within, fit_points, read_policies
     from eval.frontier import Settings as Frontier
     from eval.frontier import fit_settings
 
-    largest = int(np.argmax(routes.alone if routes.alone is not None else routes.cost[list(routes.entries)]))
+    dearest = largest(routes)
     if settings.policies is None:
-        how = fit_settings(Frontier(topology=settings.topology, loss=settings.loss, pooled=False, seed=settings.seed))
+        topology = settings.topology or ""
+        how = fit_settings(Frontier(topology=topology, loss=settings.loss, pooled=False, seed=settings.seed))
         parts = {name: outputs.of(routes.stages) for name, outputs in data.parts.items()}
         fitted, picking = fit_points(parts["fit"], parts.get("tune"), routes, settings.points, how)
         cost = np.array([routing.mean_cost for routing in picking.routings])
         error = np.array([routing.error for routing in picking.routings])
-        reference = float(picking.there.wrong[:, largest].mean())
+        reference = float(picking.there.wrong[:, dearest].mean())
     else:
         fitted = read_policies(settings.policies / "policies.json")
         refuse_others(fitted, settings, data, routes)
         cost, error, reference = picked_on(
-            settings.policies / "frontier.csv", len(fitted.names), routes.stages[largest]
+            settings.policies / "frontier.csv", len(fitted.names), routes.stages[dearest]
         )
     found = []
     for margin in settings.margins:
@@ -356,7 +583,7 @@ def refuse_others(fitted: Fitted, settings: Settings, data: DataFolder, routes: 
         raise InputError(f"cascades of {settings.topology}", "of another topology", where)
     own = [outputs for name, outputs in data.parts.items() if name in LEARNT]
     if fitted.examples != digest_of(own):
-        expected = f"policies fitted on {settings.data}, split by --seed {settings.seed}"
+        expected = f"policies fitted on {settings.source}, split by --seed {settings.seed}"
         raise InputError(expected, "policies fitted on other examples", where)
     if sweep.loss not in ("top1", "excess"):
         raise InputError("policies fitted for top1 or excess loss", sweep.loss, where)
@@ -420,17 +647,18 @@ class Trial:
         self.labels = images.labels[rows]
         self.left_out, self.broken = len(images) - len(unseen.rows), len(unseen.rows) - len(rows)
         self.known = unseen.known
-        self.stored = stored_rows([unseen.names[row] for row in rows], data)
-        self.networks = networks(models, device, settings.dtype, settings.compile)
+        self.names = [unseen.names[row] for row in rows]
+        self.stored = stored_rows(self.names, data)
+        self.gates = bool(fitted.sweep.reader.settings.measured)
+        self.networks = networks(models, device, settings.dtype, settings.compile, self.gates)
         self.alone = [Alone(net.name, s, net, device) for s, net in enumerate(self.networks)]
         self.cascades: list[Together] = []
         for pick in picks:
             live = live_of(fitted, pick.point, device.type != "cpu", settings)
-            name = f"cascade +{100 * pick.margin:g}"
             plan = None
             if len(live.plans) > 1:  # the coin of the stored outputs' routing
                 plan = (np.random.default_rng(fitted.coin).random(len(rows)) < live.shares[1]).astype(np.int64)
-            self.cascades.append(Together(name, Runtime(self.networks, live, device), plan))
+            self.cascades.append(Together(pick.name, Runtime(self.networks, live, device), plan))
 
     def report(self, step: Any) -> dict[str, Any]:
         """Time, compare, and put together what the command prints and writes; JSON's own types."""
@@ -447,6 +675,8 @@ class Trial:
         apart = self._apart(outputs)
         routings = self.fitted.route(outputs)
         rows = [self._row(i, found, routings) for i in range(len(systems))]
+        if settings.log is not None:
+            self._log(settings.log, found, outputs)
         return {
             "about": {
                 **about(settings, self.device, len(self.labels)),
@@ -465,6 +695,7 @@ class Trial:
         import numpy as np
         import torch
 
+        from cascades.live import parted
         from cascades.runtime import Batch
         from features.outputs import Outputs, Stage
 
@@ -475,13 +706,30 @@ class Trial:
                 for start in range(0, len(self.labels), self.settings.batch):
                     part = {key: x[start : start + self.settings.batch] for key, x in self.pixels.items()}
                     inputs = Batch(part, self.device).inputs(network, None)
-                    parts.append(network.logits(inputs).cpu().numpy())
+                    parts.append(network.said(inputs).cpu().numpy())
                 logits = np.concatenate(parts)
                 if not np.isfinite(logits).all():
                     raise InputError("finite logits", "NaN or infinity", f"network {network.name}")
-                stages.append(Stage(network.name, logits=logits))
-        n = len(self.labels)
-        return Outputs(tuple(stages), self.labels.astype(np.int64), np.arange(n), "test", len(self.models[0].classes))
+                z, gate = parted(logits, len(self.models[0].classes))
+                stages.append(Stage(network.name, logits=z, measured={} if gate is None else {"gate": gate}))
+        ids = np.array(self.names if len(set(self.names)) == len(self.names) else range(len(self.names)))
+        return Outputs(tuple(stages), self.labels.astype(np.int64), ids, "test", len(self.models[0].classes))
+
+    def _log(self, path: Path, race: Race, outputs: Outputs) -> None:
+        """The routing of the last system, as it was served, in the form that eval.watch reads."""
+        import numpy as np
+
+        from cascades.chains import chain_name
+        from cascades.routing import Routing
+        from eval.drift import confidences, write_log
+
+        served, dearest = race.served[-1], outputs.stages[self._largest()].logits
+        assert dearest is not None
+        way, answer = (np.concatenate([getattr(one, name) for one in served]) for name in ("path", "answer"))
+        routing = Routing(self.routes, way, answer, answer != self.labels, outputs.part)
+        names = [chain_name(self.routes, each) for each in self.routes.paths]
+        sure, taken = confidences(routing, outputs), [names[q] for q in way]
+        write_log(path, taken, sure, answer, self.labels, outputs.ids, dearest.argmax(axis=1))
 
     def _apart(self, outputs: Outputs) -> float | None:
         """The largest difference between a logit here and the one stored in the data folder; None if none is there."""
@@ -521,6 +769,7 @@ class Trial:
             "ideal_ms_per_image": ideal / n * 1e3,
             "times_ideal": seconds / ideal,
             "predicted_cost": predicted,
+            **dict(zip(("cost_low", "cost_high"), self._cost_interval(i, race), strict=True)),
             "unit": costs.unit,
             "predicted_speedup": whole / predicted if predicted else None,
             "error": float(wrong.mean()),
@@ -561,6 +810,18 @@ class Trial:
         import numpy as np
 
         return float(self.routes.cost[np.concatenate([served.path for served in race.served[i]])].mean())
+
+    def _cost_interval(self, i: int, race: Race) -> tuple[float, float]:
+        """Where the mean cost lies by the normal approximation, as far as these examples tell; a stage's is fixed."""
+        import numpy as np
+        from scipy.stats import norm
+
+        if i < len(self.routes.stages):
+            cost = self.data.costs.step((), self.routes.stages[i])
+            return cost, cost
+        cost = self.routes.cost[np.concatenate([served.path for served in race.served[i]])]
+        width = float(norm.ppf((1 + LEVEL) / 2) * cost.std() / np.sqrt(len(cost)))
+        return float(cost.mean()) - width, float(cost.mean()) + width
 
     def _break_even(self, i: int, race: Race) -> list[dict[str, Any]]:
         """For each stage of a cascade that examples left and others went on from: what must stop there to pay.
@@ -674,7 +935,7 @@ def about(settings: Settings, device: Any, images: int) -> dict[str, Any]:
         "images": images,
         "rounds": settings.rounds,
         "topology": settings.topology,
-        "data": settings.data,
+        "data": settings.source,
     }
 
 
@@ -756,6 +1017,8 @@ def show(report: Mapping[str, Any]) -> None:
             console.print(
                 f"{row['system']}: exits {shares}; routed and answered as from outputs in whole batches: {same}."
             )
+    for line in promised(report.get("policy")):
+        console.print(line)
     for line in report["break_even"]:
         share = line["pays_above"]
         pays = "can't pay" if share is None else f"pays above {100 * share:.0f} % exits"
@@ -766,6 +1029,27 @@ def show(report: Mapping[str, Any]) -> None:
             f"{row['system']}, requests of {row['request']}: {number(row['ms_per_image'])} ms an image gathered across "
             f"requests, {number(row['ms_per_image_alone'])} one request at a time."
         )
+
+
+def promised(policy: Mapping[str, Any] | None) -> Iterator[str]:
+    """What was asked for and certified, and what was measured, a line each."""
+    from eval.table import number
+
+    if policy is None:
+        return
+    yield f"The policy was to be {policy['target']}."
+    for line in policy["promises"]:
+        by = "certified" if line["by"] == "certified" else "asked for"
+        scale, of = (100, " %") if line["what"].startswith(("errors", "share")) else (1, "")
+        if line["what"].startswith("errors over"):
+            of = " points"
+        bound, value, low, high = (number(scale * line[key]) for key in ("bound", "measured", "low", "high"))
+        yield f"  {line['what']}: {by} at most {bound}{of}, measured {value} [{low}, {high}]: {line['verdict']}."
+    if policy["delta"] is None:
+        yield "  Nothing is certified: python -m eval.certify does."
+    else:
+        chance = 1 - policy["delta"]
+        yield f"  What is certified holds with probability {chance:.6g}, for images like those it was certified on."
 
 
 class watching:  # noqa: N801 - used as a context manager
