@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -11,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from cascades.answers import ANSWERS, LOSSES
 from cascades.cascade import Routed, Sweep, UnionRules, follow
 from cascades.routing import Routes
-from features.evidence import EvidenceSettings, Path, Reading, View, fit_reader, surely_positive
+from features.evidence import EvidenceSettings, Path, Reader, Reading, View, fit_reader, surely_positive
 from features.outputs import Floats, Ints, Outputs
 from policies import POLICIES
 from policies.policy import Decision, Policy, cross_fit
@@ -39,9 +40,23 @@ SMOOTH = 3
 """Prices on either side over which held-out regrets are averaged before a family is picked."""
 
 
+MULTIPLIERS = (1.0, 0.5, 0.71, 1.41, 2.0)
+"""By which a tuner may multiply a stage's cost: beyond two either way, a stage is called always or never."""
+
+DEPTHS = 2
+"""Depths of paths that have families of their own in a search, the last standing for all that are deeper."""
+
+ReadsAs = Callable[[Outputs, tuple[Path, ...], Ints, EvidenceSettings], tuple[Reader, Reading]]
+
+
 @dataclass(frozen=True)
 class FitSettings:
-    """How a sweep is fitted: names of policies, answer mode, loss, evidence and the seed of folds and draws."""
+    """How a sweep is fitted: names of policies, answer mode, loss, evidence and the seed of folds and draws.
+
+    ``by_depth``: other policies behind one stage, behind two, and so on, the last for all that are deeper (empty:
+    ``policies`` everywhere). ``options``: per policy settings of its own, in place of its defaults. ``multipliers``:
+    per stage a number by which its cost is multiplied while rules are fitted; they are judged by the true cost.
+    """
 
     policies: tuple[str, ...]
     answer: str = "fused"
@@ -50,6 +65,83 @@ class FitSettings:
     seed: int = 0
     softness: float = SOFTNESS
     folds: int = FOLDS
+    by_depth: tuple[tuple[str, ...], ...] = ()
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    multipliers: Mapping[str, float] = field(default_factory=dict)
+
+    def families(self, depth: int) -> dict[str, Policy]:
+        """The policies that may decide behind ``depth`` stages (from 1), each with its own settings."""
+        names = self.by_depth[min(depth, len(self.by_depth)) - 1] if self.by_depth else self.policies
+        return {name: _with_options(POLICIES[name], self.options.get(name, {})) for name in names}
+
+    def search_space(self, outputs: Outputs, routes: Routes) -> dict[str, tuple[Any, ...]]:
+        """What may be chosen in place of these settings: name -> values, the first of which is what stands here.
+
+        What would change nothing is left out: evidence that ``outputs`` don't have, policies where there is only one,
+        depths at which nothing is decided.
+        """
+        space: dict[str, tuple[Any, ...]] = {"answer": tuple(ANSWERS), "softness": (0.0, 0.25, 0.5, 0.75, 1.0)}
+        own: dict[str, Any] = {"answer": self.answer, "softness": self.softness}
+        for name, values in EvidenceSettings.search_space(outputs, LOSSES[self.loss].ranks).items():
+            space[f"evidence.{name}"], own[f"evidence.{name}"] = values, getattr(self.evidence, name)
+        if len(routes.stages) > 1:
+            for stage in routes.stages:
+                space[f"multiplier.{stage}"], own[f"multiplier.{stage}"] = MULTIPLIERS, self.multipliers.get(stage, 1.0)
+        # The constant rule stays where it is named: it costs nothing, and takes a stage away where that is best.
+        choosable = [name for name in self.policies if name != "constant"]
+        for depth in range(1, min(DEPTHS, max(map(len, routes.paths)) - 1) + 1):
+            for name in choosable if len(choosable) > 1 else ():
+                space[f"family.{depth}.{name}"] = (True, False)
+                own[f"family.{depth}.{name}"] = name in self.families(depth)
+        for name in self.policies if len(routes.stages) > 1 else ():
+            policy = self.families(1).get(name, POLICIES[name])
+            for key, values in POLICIES[name].search_space().items():
+                space[f"{name}.{key}"], own[f"{name}.{key}"] = values, getattr(policy, key)
+        return {name: (own[name], *(v for v in values if v != own[name])) for name, values in space.items()}
+
+    def chosen(self, choices: Mapping[str, Any]) -> FitSettings:
+        """These settings with some of their search space's values; two choices that fit alike give equal settings."""
+        found = self
+        evidence = {key.removeprefix("evidence."): v for key, v in choices.items() if key.startswith("evidence.")}
+        plain = {key: v for key, v in choices.items() if key in ("answer", "softness")}
+        found = replace(found, evidence=replace(found.evidence, **evidence), **plain)
+        factors = dict(found.multipliers)
+        families: dict[int, list[str]] = {}
+        options = {name: dict(settings) for name, settings in found.options.items()}
+        for key, value in choices.items():
+            head, _, rest = key.partition(".")
+            if head == "multiplier":
+                factors[rest] = value
+            elif head == "family":
+                depth, _, name = rest.partition(".")
+                families.setdefault(int(depth), [])
+                if value:
+                    families[int(depth)].append(name)
+            elif head in POLICIES:
+                options.setdefault(head, {})[rest] = value
+        by_depth = tuple(
+            tuple(name for name in self.policies if name == "constant" or name in families[depth]) or ("constant",)
+            for depth in sorted(families)
+        )
+        used = tuple(name for name in self.policies if not by_depth or any(name in names for names in by_depth))
+        if all(names == self.policies for names in by_depth):
+            by_depth = ()
+        options = {
+            name: {key: v for key, v in options[name].items() if v != getattr(POLICIES[name], key)}
+            for name in used
+            if name in options
+        }
+        return replace(
+            found,
+            policies=used or ("constant",),
+            by_depth=by_depth,
+            options={name: settings for name, settings in options.items() if settings},
+            multipliers={stage: factor for stage, factor in factors.items() if factor != 1},
+        )
+
+
+def _with_options(policy: Policy, options: Mapping[str, Any]) -> Policy:
+    return replace(policy, **options) if options else policy  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
@@ -85,12 +177,16 @@ def fit_sweep(
     points: int,
     settings: FitSettings,
     progress: Callable[[str], None] = lambda _: None,
+    *,
+    prices: Floats | None = None,
+    read: ReadsAs = fit_reader,
 ) -> tuple[Sweep, HeldOut]:
     """Fit a cascade for each of ``points`` prices on ``outputs``, whose stages are those of ``routes``, in order.
 
     Follows Bolukbasi et al. (2017): last decision first, each a choice between stopping and every jump, costed by
     what the fitted downstream really loses and spends on examples that it was not fitted on; the entry last. Behind
-    the prices (price NaN) stand the cascades of one stage, one an entry.
+    the prices (price NaN) stand the cascades of one stage, one an entry. ``prices``, where given, are those of the
+    sweep, and none are placed; ``read`` stands in for ``fit_reader`` where somebody knows what it would find.
     """
     rng = np.random.default_rng(settings.seed)
     rows = rng.permutation(len(outputs))[:FIT_ROWS]  # in random order: parts of the fit use the first so many
@@ -98,15 +194,16 @@ def fit_sweep(
     folds = rng.permutation(np.arange(len(sample)) % settings.folds)
     with threadpool_limits(1, "blas"):  # the products are small: threads within them cost ten times what they gain
         progress("reading the outputs")
-        reader, reading = fit_reader(sample, routes.paths, folds, settings.evidence)
+        reader, reading = read(sample, routes.paths, folds, settings.evidence)
         ground = _lay_ground(sample, reading, routes, settings)
-        progress("placing the prices")
-        scouts = price_range(routes)
-        scouting = _Fit(ground, routes, folds, scouts, {"value": POLICIES["value"]}, settings.seed)
-        scouting.run(lambda _: None)
-        prices = place_prices(scouts, routes.cost[scouting.final()].mean(axis=0), points)
-        families = {name: POLICIES[name] for name in settings.policies}
-        fit = _Fit(ground, routes, folds, prices, families, settings.seed)
+        paid = multiplied(routes, settings.multipliers)
+        if prices is None:
+            progress("placing the prices")
+            scouts = price_range(paid)
+            scouting = _Fit(ground, paid, folds, scouts, lambda _: {"value": POLICIES["value"]}, settings.seed)
+            scouting.run(lambda _: None)
+            prices = place_prices(scouts, routes.cost[scouting.final()].mean(axis=0), points)
+        fit = _Fit(ground, paid, folds, prices, settings.families, settings.seed)
         fit.run(progress)
     # One stage and nothing else is a cascade too, and between two prices it may be the better one.
     alone = np.array(routes.entries)
@@ -121,6 +218,19 @@ def fit_sweep(
     )
     path = np.column_stack([fit.final(), np.broadcast_to(alone, (len(sample), len(alone)))])
     return sweep, HeldOut(Routed(routes, path, ground.answer, ground.wrong, outputs.part), rows, fit.regrets)
+
+
+def multiplied(routes: Routes, multipliers: Mapping[str, float]) -> Routes:
+    """The same routes, where some stages cost so many times as much; stages that are not there don't matter.
+
+    >>> routes = Routes(("a", "b"), ((0,), (0, 1)), np.array([[1.0, 0.0], [1.0, 4.0]]), "ms")
+    >>> multiplied(routes, {"b": 0.5}).cost.tolist()
+    [1.0, 3.0]
+    """
+    if not any(stage in multipliers for stage in routes.stages):
+        return routes
+    factors = np.array([multipliers.get(stage, 1.0) for stage in routes.stages])
+    return replace(routes, spent=routes.spent * factors)
 
 
 def _lay_ground(outputs: Outputs, reading: Reading, routes: Routes, settings: FitSettings) -> Ground:
@@ -204,7 +314,13 @@ class _Fit:
     """One bottom-up pass over all paths at all prices; ``stop[q]`` (n, prices): where examples at path q end."""
 
     def __init__(
-        self, ground: Ground, routes: Routes, folds: Ints, prices: Floats, families: Mapping[str, Policy], seed: int
+        self,
+        ground: Ground,
+        routes: Routes,
+        folds: Ints,
+        prices: Floats,
+        families: Callable[[int], Mapping[str, Policy]],
+        seed: int,
     ) -> None:
         self.ground, self.routes, self.folds, self.prices, self.seed = ground, routes, folds, prices, seed
         self.families = families
@@ -225,15 +341,16 @@ class _Fit:
     def _decide(self, q: int) -> Ints:
         """Fit all families at path ``q``, pick one a price, and return its held-out actions (n, prices)."""
         decision = self._decision(q)
+        families = self.families(len(self.routes.paths[q]))
         rules, actions = [], []
-        for policy in self.families.values():
+        for policy in families.values():
             fitted, held_out = cross_fit(policy, decision, self.folds)
             rules.append(fitted)
             actions.append(held_out)
         paid = np.stack([_mean_cost(decision.costs, taken) for taken in actions])
         pick = pick_family(paid)
         path = self.routes.paths[q]
-        self.rules[path] = UnionRules(tuple(self.families), tuple(rules), pick)
+        self.rules[path] = UnionRules(tuple(families), tuple(rules), pick)
         self.regrets[path] = paid
         out = actions[0].copy()
         for member in np.unique(pick):

@@ -500,6 +500,50 @@ def test_how_common_classes_are_is_known_where_they_are_few() -> None:
 # --- settings
 
 
+SPACES = {
+    "logits": {"calibrate", "stack", "agreement", "ranks"},
+    "answers": {"stack", "agreement"},
+    "ranked answers with confidence": {"stack", "agreement", "ranks"},
+    "both": {"calibrate", "stack", "agreement", "ranks"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("classes", [3, 100])
+def test_every_setting_of_the_search_space_works_and_nothing_else_is_in_it(kind: str, classes: int) -> None:
+    outputs = world(kind, classes, n=150)
+    space = EvidenceSettings.search_space(outputs)
+    assert space.keys() == SPACES[kind]
+    columns, beliefs = [], []
+    for name, values in space.items():
+        assert getattr(EvidenceSettings(), name) in values
+        for value in values:
+            view = fitted(outputs, replace(EvidenceSettings(), **{name: value}))[1].view((0, 1))
+            assert np.isfinite(view.x).all()
+            assert view.x.shape == (150, len(view.columns))
+            columns.append((name, view.columns))
+            beliefs.append((name, view.logp.tobytes(), view.x.tobytes()))
+        assert len({each[1:] for each in beliefs if each[0] == name}) == len(values)  # every value changes something
+
+
+def test_the_search_space_knows_pooled_features_measured_numbers_and_ranks_that_are_needed() -> None:
+    outputs = logits(100, c=10)
+    more = replace(
+        outputs,
+        stages=(
+            replace(outputs.stages[0], pooled=np.zeros((100, 3), np.float32), measured={"gate": np.zeros(100)}),
+            *outputs.stages[1:],
+        ),
+    )
+    space = EvidenceSettings.search_space(more, ranks=5)
+    assert space["pooled"] == (True, False)
+    assert space["measured"] == ((), ("gate",))
+    assert "ranks" not in space  # all five are needed
+    assert EvidenceSettings.search_space(outputs)["ranks"] == (3, 1, 5)
+    one = outputs.of(outputs.names[:1])
+    assert EvidenceSettings.search_space(one).keys() == {"calibrate", "ranks"}  # nothing to stack or to compare
+
+
 def test_without_agreement_no_column_compares_stages() -> None:
     outputs = logits(200)
     with_, without = (fitted(outputs, EvidenceSettings(agreement=on))[1].view((0, 1)) for on in (True, False))

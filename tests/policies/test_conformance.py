@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
+from cascades.fit import FitSettings
 from cascades.plain import from_plain, to_plain
+from eval.study import label
 from features.outputs import Floats, Ints
 from policies import DEFAULT_POLICIES, POLICIES
 from policies.policy import Decision, Policy, cross_fit, named
@@ -280,6 +282,21 @@ def test_every_setting_of_the_search_space_makes_a_policy_that_works(policy: Pol
             chosen = changed.fit(seen).actions(seen.x)
             assert chosen.shape == (80, PRICES)
             assert (paid(seen.costs, chosen) <= seen.costs.mean(axis=0).min(axis=0) + 0.1).all()
+
+
+def test_the_search_space_holds_the_defaults_and_can_be_written_down(policy: Policy) -> None:
+    """What a tuner stores are numbers and texts; tuples of texts it joins, and must get back the one it took."""
+    for name, values in policy.search_space().items():
+        assert getattr(policy, name) in values
+        assert len({label(value) for value in values}) == len(values)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_setting_of_the_search_space_reaches_the_fit(name: str) -> None:
+    for key, values in POLICIES[name].search_space().items():
+        for value in values:
+            how = FitSettings((name,), options={name: {key: value}})
+            assert how.families(1) == how.families(3) == {name: replace(POLICIES[name], **{key: value})}  # type: ignore[type-var]
 
 
 # --- the registry, decisions and the names of columns

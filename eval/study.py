@@ -1,0 +1,729 @@
+"""A search space and a way to judge a choice from it turned into a study that many processes share and none can lose.
+
+Every trial wanted is a *slot*, numbered from 0. A slot is begun by whoever claims it in the storage (one process only);
+if that process dies, the slot is given to another with the same choices. What is done, under way and open is reckoned
+from the storage's own list each time (``accounts``), so there is nothing else to keep in step, to lock or to repair.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import random
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from features.errors import InputError
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+Choices = Mapping[str, Any]
+Space = Mapping[str, tuple[Any, ...]]
+Result = TypeVar("Result")
+
+FORMAT = 1
+"""Of what trials hold; a study of another format is refused."""
+
+RETRIES = 3
+"""Times that a slot is begun again after whoever ran it died; if it dies once more, the trial kills its process."""
+
+FIRST_WAIT, LONGEST_WAIT = 0.25, 8.0
+"""Seconds before a storage that did not answer is asked again: doubled each time, up to the longest."""
+
+OPENING = 10.0
+"""Seconds after which a storage that never answered is taken to be a wrong address."""
+
+POLL = 0.5
+"""Seconds between looks at trials that others have under way when nothing else is left to do."""
+
+SLOT, OWNER, BEAT, FOUND, FAILURE, KEY = "slot", "owner", "beat", "found", "failure", "key"
+ABOUT = "offramp"
+
+
+class OutOfReachError(OSError):
+    """The study's storage does not answer any more; what it holds is as it was."""
+
+
+class PrunedError(Exception):
+    """A trial is not worth finishing."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a trial found: ``values`` in the order of the objectives, by how much it misses the constraints
+    (``violation``, 0 if it doesn't), and ``about``: more, in JSON's types."""
+
+    values: tuple[float, ...]
+    violation: float = 0.0
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+Report = Callable[[int, float], None]
+"""Told of a value after each step; raises ``PrunedError`` where the others were so much better that more is no use."""
+
+Evaluate = Callable[[Choices, Report], Found]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study is. ``space``: name -> values, the first being the default. ``fingerprint``: what must not have
+    changed when a study is taken up again, name -> text. ``key`` of choices: those of one key are one trial."""
+
+    storage: str
+    name: str
+    space: Space
+    objectives: tuple[str, ...]
+    fingerprint: Mapping[str, str]
+    trials: int
+    sampler: str = "tpe"
+    seed: int = 0
+    grace: float = 60.0
+    patience: float = 60.0
+    key: Callable[[Choices], str] = lambda choices: json.dumps(sorted(labelled(choices).items()))
+
+
+# --- choices
+
+
+def label(value: Any) -> str | int | float | bool | None:
+    """A value as a storage can hold it: numbers and texts as they are, tuples as text.
+
+    >>> label(0.5), label((".entropy", ".margin")), label(())
+    (0.5, '.entropy, .margin', 'none')
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return ", ".join(map(str, value)) or "none"
+
+
+def labelled(choices: Choices) -> dict[str, Any]:
+    """Every choice by its label."""
+    return {name: label(value) for name, value in choices.items()}
+
+
+def default_of(space: Space) -> dict[str, Any]:
+    """The first value of everything: what there is without a search."""
+    return {name: values[0] for name, values in space.items()}
+
+
+def digest(value: Any) -> str:
+    """A short name for anything in JSON's types; a changed space, target or data has another."""
+    return sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def grid_point(space: Space, index: int, seed: int) -> dict[str, Any]:
+    """Point ``index`` of the grid over all of the space, counted like a number whose last digit is some choice.
+
+    Which choices come first, and so are tried out fully before the next one moves, is drawn by the seed: no grid over
+    twenty choices ends. Point 0 is the default.
+
+    >>> space = {"a": (1, 2), "b": ("x", "y", "z")}
+    >>> [tuple(grid_point(space, i, 0).values()) for i in range(4)]
+    [(1, 'x'), (2, 'x'), (1, 'y'), (2, 'y')]
+    """
+    names = list(space)
+    random.Random(seed).shuffle(names)
+    found = {}
+    for name in names:
+        index, digit = divmod(index, len(space[name]))
+        found[name] = space[name][digit]
+    return {name: found[name] for name in space}
+
+
+# --- what is done and what is not
+
+
+@dataclass(frozen=True)
+class Accounts:
+    """Every slot of a study in one of four states, by the trial that counts for it.
+
+    ``finished``: completed, pruned or failed (for good), by slot; ``running``: somebody has begun; ``waiting``: put
+    down, not begun; ``missing``: slots that nobody has put down, or whose trials died, with the trial to repeat if any.
+    """
+
+    finished: dict[int, FrozenTrial]
+    running: dict[int, FrozenTrial]
+    waiting: dict[int, FrozenTrial]
+    missing: dict[int, FrozenTrial | None]
+
+
+def accounts(trials: Sequence[FrozenTrial], wanted: int) -> Accounts:
+    """How a study of ``wanted`` slots stands, from all of its trials.
+
+    The trial that counts for a slot is its first, by number, that did not die: numbers are given by the storage, so all
+    processes agree. Two that put the same slot down at once make a spare, which nobody begins unless the first dies. A
+    trial died if it failed and its runner had no time to say why.
+    """
+    from optuna.trial import TrialState
+
+    by_slot: dict[int, list[FrozenTrial]] = {slot: [] for slot in range(wanted)}
+    for trial in sorted(trials, key=lambda t: t.number):
+        slot = trial.user_attrs.get(SLOT)
+        if slot in by_slot:
+            by_slot[slot].append(trial)
+    found = Accounts({}, {}, {}, {})
+    for slot, mine in by_slot.items():
+        dead = [trial for trial in mine if trial.state == TrialState.FAIL and FAILURE not in trial.user_attrs]
+        counting = next((trial for trial in mine if trial not in dead), None)
+        if counting is None and len(dead) > RETRIES:
+            found.finished[slot] = dead[-1]
+        elif counting is None:
+            found.missing[slot] = dead[0] if dead else None
+        elif counting.state == TrialState.RUNNING:
+            found.running[slot] = counting
+        elif counting.state == TrialState.WAITING:
+            found.waiting[slot] = counting
+        else:
+            found.finished[slot] = counting
+    return found
+
+
+def done(trials: Sequence[FrozenTrial], feasible: bool = True) -> list[FrozenTrial]:
+    """The completed trials within the constraints, one a slot, by slot; all completed ones if not ``feasible``."""
+    from optuna.trial import TrialState
+
+    wanted = 1 + max((trial.user_attrs.get(SLOT, -1) for trial in trials), default=-1)
+    finished = (trial for _, trial in sorted(accounts(trials, wanted).finished.items()))
+    complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
+    return [t for t in complete if t.user_attrs[FOUND]["violation"] <= 0] if feasible else complete
+
+
+# --- the storage
+
+
+def storage_named(storage: str, folder: Path) -> str:
+    """What ``--storage`` means: a URL as it is, ``journal:FILE``, or a file for SQLite; "" is one in ``folder``."""
+    if not storage:
+        return f"sqlite:///{(folder / 'study.db').resolve()}"
+    if storage.startswith("journal:") or "://" in storage:
+        return storage
+    return f"sqlite:///{Path(storage).resolve()}"
+
+
+def shown(storage: str) -> str:
+    """A storage's address without its password."""
+    if "://" not in storage:
+        return storage
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(storage).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):
+        return storage.partition("://")[0] + "://..."
+
+
+DRIVERS = {
+    "postgresql": (("psycopg2", "psycopg2"), ("psycopg", "psycopg")),
+    "mysql": (("MySQLdb", "mysqldb"), ("pymysql", "pymysql")),
+}
+"""Per database modules that can talk to it, and what SQLAlchemy calls them; the first that is there is taken."""
+
+
+def _with_driver(url: str) -> str:
+    from importlib.util import find_spec
+
+    scheme, _, rest = url.partition("://")
+    if scheme not in DRIVERS:
+        return url
+    for module, name in DRIVERS[scheme]:
+        if find_spec(module) is not None:
+            return f"{scheme}+{name}://{rest}"
+    wanted = "psycopg[binary]" if scheme == "postgresql" else "pymysql"
+    raise InputError(f"a driver for {scheme} (pip install '{wanted}')", "none", "--storage")
+
+
+class _FileLock:
+    """A lock of the kernel's: whoever is killed lets go of it at once, and nobody has to wait for a forgotten file."""
+
+    def __init__(self, path: str) -> None:
+        self.path, self.file = f"{path}.lock", -1
+        self.mutex = threading.Lock()
+
+    def acquire(self) -> bool:
+        """Wait for it."""
+        import fcntl
+
+        self.mutex.acquire()
+        self.file = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o644)
+        fcntl.flock(self.file, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        """Let go."""
+        os.close(self.file)
+        self.mutex.release()
+
+
+def _open_storage(address: str, patience: float) -> BaseStorage:
+    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    if address.startswith("journal:"):
+        path = Path(address.removeprefix("journal:"))
+        if not path.parent.is_dir() or path.is_dir():
+            raise InputError("a file in a folder that is there", str(path), "--storage journal")
+        try:
+            import fcntl  # noqa: F401 - not everywhere
+        except ImportError:
+            return JournalStorage(JournalFileBackend(str(path)))
+        return JournalStorage(JournalFileBackend(str(path), _FileLock(str(path))))  # type: ignore[arg-type]
+    from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
+
+    url = _with_driver(address)
+    sqlite = url.startswith("sqlite")
+    wait = {"connect_args": {"timeout": min(5.0, patience / 4)}} if sqlite else {"pool_pre_ping": True}
+    try:
+        storage = RDBStorage(url, engine_kwargs=wait)
+    except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
+        raise InputError("a file, journal:FILE, or a database's URL", _line(error), f"--storage {shown(url)}") from None
+    except DatabaseError as error:
+        if isinstance(error, OperationalError) or "not a database" not in str(error):
+            raise
+        raise InputError("an SQLite file", "some other file", f"--storage {shown(url)}") from None
+    if sqlite:
+        _prepare_sqlite(storage.engine)
+    return storage
+
+
+def _prepare_sqlite(engine: Any) -> None:
+    """Let several processes share the file, and not wait for the disk at every line.
+
+    SQLite lets two processes read "waiting" and both write "running" unless a transaction locks when it begins. With a
+    write-ahead log it waits for the disk at times rather than thrice a transaction, which took half of a trial's time;
+    a power cut can cost the last moments, a killed process nothing.
+    """
+    import sqlite3
+
+    from sqlalchemy import event
+
+    @event.listens_for(engine, "connect")
+    def _(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        with suppress(sqlite3.OperationalError):  # somebody else is in it: then as it is
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+
+    @event.listens_for(engine, "begin")
+    def _(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()  # connections made before are of the old kind
+
+
+def patiently(work: Callable[[], Result], address: str, patience: float) -> Result:
+    """The result of ``work``, tried again while the storage does not answer, ever more slowly, for so many seconds.
+
+    Raises OutOfReachError after that.
+    """
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    begin, wait = time.monotonic(), FIRST_WAIT
+    while True:
+        try:
+            return work()
+        except (StorageInternalError, SQLAlchemyError, OSError) as error:
+            left = begin + patience - time.monotonic()
+            if left <= 0 or isinstance(error, OutOfReachError):
+                raise OutOfReachError(_why(error, address, patience)) from error
+            time.sleep(min(wait, left) * (0.75 + 0.5 * random.random()))
+            wait = min(2 * wait, LONGEST_WAIT)
+
+
+def _why(error: BaseException, address: str, patience: float) -> str:
+    place = shown(address).removeprefix("sqlite:///")
+    reason = _line(error)
+    if "locked" in reason:
+        return (
+            f"{place} has been locked by another program for {patience:.0f} s; end that program, or wait, and give the "
+            "same command again: it goes on where it stopped"
+        )
+    return (
+        f"{place} has not answered for {patience:.0f} s ({reason}); the study is as it was: give the same command "
+        "again and it goes on"
+    )
+
+
+def _line(error: BaseException) -> str:
+    """The innermost reason, short."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:200]
+
+
+# --- a study
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A study in its storage."""
+
+    plan: Plan
+    study: Study
+    storage: BaseStorage
+
+    def ask(self, work: Callable[[], Result]) -> Result:
+        """``work`` with the storage, patiently."""
+        return patiently(work, self.plan.storage, self.plan.patience)
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, as they are now."""
+        return self.ask(lambda: self.study.get_trials(deepcopy=False))
+
+    def close(self) -> None:
+        """Let go of the storage."""
+        from optuna.storages import RDBStorage
+
+        inner = getattr(self.storage, "_backend", self.storage)
+        if isinstance(inner, RDBStorage):
+            with suppress(Exception):
+                inner.remove_session()
+            inner.engine.dispose()
+
+    def noted(self, key: str, make: Callable[[], Any]) -> Any:
+        """What stands in the study under ``key``: made by whoever comes first, the same for all that come later."""
+        if key not in (there := self.ask(lambda: self.study.user_attrs)):
+            made = make()
+            if key not in (there := self.ask(lambda: self.study.user_attrs)):
+                self.ask(lambda: self.study.set_user_attr(key, made))
+                there = self.ask(lambda: self.study.user_attrs)
+        return there[key]
+
+
+def open_study(plan: Plan) -> Opened:
+    """The study of that name, made if it isn't there.
+
+    Raises InputError if the storage can't be had, or if the study there was begun on something else.
+    """
+    import optuna
+    from optuna.exceptions import ExperimentalWarning
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=ExperimentalWarning)
+    began = min(OPENING, plan.patience)
+
+    def make() -> Opened:
+        storage = _open_storage(plan.storage, plan.patience)
+        study = optuna.create_study(
+            storage=storage,
+            study_name=plan.name,
+            directions=["minimize"] * len(plan.objectives),
+            pruner=_pruner(plan),
+            load_if_exists=True,
+        )
+        return Opened(plan, study, storage)
+
+    try:
+        opened = patiently(make, plan.storage, began)
+    except OutOfReachError as error:
+        raise InputError(
+            "a database or a file that answers", _line(error), f"--storage {shown(plan.storage)}"
+        ) from error
+    fingerprint = {"format": str(FORMAT), "objectives": ",".join(plan.objectives), **plan.fingerprint}
+    if ABOUT not in opened.study.user_attrs and opened.trials():
+        found = "one that another program made"
+    else:
+        there = opened.noted(ABOUT, lambda: fingerprint)
+        found = ", ".join(name for name in sorted({*fingerprint, *there}) if fingerprint.get(name) != there.get(name))
+        found = found and f"one with another {found}"
+    if found:
+        opened.close()
+        raise InputError(
+            "a study begun on the same data, target and search space (begin a new one with --study NAME or --out DIR)",
+            found,
+            f"study {plan.name!r} in {shown(plan.storage)}",
+        )
+    return opened
+
+
+def _pruner(plan: Plan) -> BasePruner:
+    """Trials worse than the median of the others after as many folds are not worth their other folds.
+
+    Not Wilcoxon's test over folds, which Optuna offers for noisy ones: with the three or four folds here its least
+    p-value is 0.125 or 0.06, so that it could prune next to nothing.
+    """
+    from optuna.pruners import MedianPruner, NopPruner
+
+    return MedianPruner(n_startup_trials=5) if len(plan.objectives) == 1 else NopPruner()
+
+
+def sampler_of(plan: Plan, slot: int) -> BaseSampler:
+    """A sampler for one slot, seeded by it: what is drawn does not depend on who draws, nor on how often they died."""
+    from optuna.samplers import RandomSampler, TPESampler
+
+    seed = int(digest([plan.seed, slot]), 16) % 2**31
+    if plan.sampler == "tpe":
+        return TPESampler(seed=seed, constant_liar=True)
+    return RandomSampler(seed=seed)
+
+
+def work(
+    opened: Opened,
+    evaluate: Evaluate,
+    told: Callable[[Sequence[FrozenTrial]], None] = lambda _: None,
+    alone: bool = False,
+) -> None:
+    """Run trials until every slot of the study is finished, whoever finishes it.
+
+    ``told`` hears the study's trials between two of one's own. ``alone``: leave when nothing is left to begin, rather
+    than waiting for what others have under way. Raises OutOfReachError when the storage is gone; on an interrupt the
+    trial under way is given back first.
+    """
+    from optuna.exceptions import UpdateFinishedTrialError
+
+    plan = opened.plan
+    watch = _Watch(plan.grace)
+    with _beating(opened) as current:
+        while True:
+            trials = opened.trials()
+            told(trials)
+            state = accounts(trials, plan.trials)
+            if not (state.running or state.waiting or state.missing):
+                return
+            claimed = _claim(opened, state)
+            if claimed is not None:
+                current.trial = claimed._trial_id
+                with suppress(UpdateFinishedTrialError):  # taken away: this process seemed dead, and another has it now
+                    _run(opened, claimed, evaluate, trials)
+                current.trial = None
+                continue
+            for trial in state.running.values():
+                if watch.stale(trial):
+                    _bury(opened, trial)
+            if alone and not (state.waiting or state.missing):
+                return
+            time.sleep(POLL * random.uniform(0.5, 1.5))
+
+
+def _claim(opened: Opened, state: Accounts) -> FrozenTrial | None:
+    """A trial that is now this process's to run; None if there is nothing to begin at this moment."""
+    from optuna.exceptions import UpdateFinishedTrialError
+    from optuna.trial import TrialState
+
+    for trial in state.waiting.values():
+        with suppress(UpdateFinishedTrialError):
+            number = trial._trial_id
+            if opened.ask(lambda: opened.storage.set_trial_state_values(number, TrialState.RUNNING)):  # noqa: B023
+                return trial
+    if state.missing:
+        slot, before = next(iter(state.missing.items()))
+        _put_down(opened, slot, before)
+        again = accounts(opened.trials(), opened.plan.trials)
+        return _claim(opened, Accounts({}, {}, {s: t for s, t in again.waiting.items() if s == slot}, {}))
+    return None
+
+
+def _put_down(opened: Opened, slot: int, before: FrozenTrial | None) -> None:
+    """Write a slot's choices into the study, for somebody to begin: those of ``before``, which died, or new ones.
+
+    All in one transaction, where a trial that suggests one value after the other makes one each: with twenty choices,
+    that took as long as half of a trial's work.
+    """
+    import optuna
+    from optuna.distributions import BaseDistribution, CategoricalDistribution
+    from optuna.trial import TrialState
+
+    space = opened.plan.space
+    kinds: dict[str, BaseDistribution] = {
+        name: CategoricalDistribution([label(value) for value in values]) for name, values in space.items()
+    }
+    params = _drawn(opened, slot, kinds) if before is None else before.params
+    key = sha256(opened.plan.key(values_of(space, params)).encode()).hexdigest()
+    trial = optuna.create_trial(
+        state=TrialState.WAITING, params=params, distributions=kinds, user_attrs={SLOT: slot, KEY: key}
+    )
+    opened.ask(lambda: opened.study.add_trial(trial))
+
+
+def _drawn(opened: Opened, slot: int, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """A slot's choices: the default first; then a grid's, counted, or as the sampler draws them from what is known."""
+    import optuna
+    from optuna.trial import TrialState
+
+    plan = opened.plan
+    if slot == 0:
+        return labelled(default_of(plan.space))
+    if plan.sampler == "grid":
+        return labelled(grid_point(plan.space, slot, plan.seed))
+    sampler = sampler_of(plan, slot)
+    nobody = optuna.create_trial(state=TrialState.RUNNING)
+    return {
+        name: opened.ask(lambda: sampler.sample_independent(opened.study, nobody, name, kind))  # noqa: B023
+        for name, kind in kinds.items()
+    }
+
+
+def values_of(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Choices as values, from their labels."""
+    return {name: next(v for v in values if label(v) == params[name]) for name, values in space.items()}
+
+
+def _run(opened: Opened, claimed: FrozenTrial, evaluate: Evaluate, others: Sequence[FrozenTrial]) -> None:
+    """Run one trial to its end and write down how it ended."""
+    import optuna
+    from optuna.trial import TrialState
+
+    plan = opened.plan
+    trial = opened.ask(lambda: optuna.Trial(opened.study, claimed._trial_id))
+    opened.ask(lambda: trial.set_user_attr(OWNER, _here()))
+    begin = time.monotonic()
+    try:
+        choices = values_of(plan.space, claimed.params)
+
+        def report(step: int, value: float) -> None:
+            if len(plan.objectives) > 1 or not math.isfinite(value):
+                return
+            opened.ask(lambda: trial.report(value, step))
+            if opened.ask(trial.should_prune):
+                raise PrunedError
+
+        found = _same(others, claimed.user_attrs[KEY], report) or evaluate(choices, report)
+        if not all(map(math.isfinite, (*found.values, found.violation))):
+            raise ValueError(f"the objective is {', '.join(f'{v:g}' for v in found.values)}, not a number")
+        about = {**found.about, "violation": found.violation, "seconds": time.monotonic() - begin}
+        opened.ask(lambda: trial.set_user_attr(FOUND, about))
+        opened.ask(lambda: trial.set_constraint("target", found.violation))
+        _end(opened, trial, TrialState.COMPLETE, found.values)
+    except PrunedError:
+        _end(opened, trial, TrialState.PRUNED)
+    except KeyboardInterrupt:
+        with suppress(OutOfReachError):
+            _end(opened, trial, TrialState.FAIL)
+        raise
+    except (ValueError, ArithmeticError) as error:  # of these data, with these choices; anything else is a bug
+        message = f"{type(error).__name__}: {_line(error)}" if not isinstance(error, InputError) else str(error)
+        opened.ask(lambda: trial.set_user_attr(FAILURE, message[:500]))
+        _end(opened, trial, TrialState.FAIL)
+
+
+def _same(others: Sequence[FrozenTrial], key: str, report: Report) -> Found | None:
+    """What a completed trial with the same key found, its steps reported; nothing is computed twice."""
+    from optuna.trial import TrialState
+
+    for other in others:
+        if other.state == TrialState.COMPLETE and other.user_attrs.get(KEY) == key and FOUND in other.user_attrs:
+            about = {k: v for k, v in other.user_attrs[FOUND].items() if k not in ("violation", "seconds")}
+            for step, value in sorted(other.intermediate_values.items()):
+                report(step, value)
+            about["same_as"] = other.user_attrs[FOUND].get("same_as", other.number)
+            return Found(tuple(other.values), other.user_attrs[FOUND]["violation"], about)
+    return None
+
+
+def _end(opened: Opened, trial: Trial, state: Any, values: Sequence[float] | None = None) -> None:
+    """Tell the study; a second time, where the first was heard but not answered, changes nothing."""
+    opened.ask(lambda: opened.study.tell(trial, values, state=state, skip_if_finished=True))
+
+
+# --- who is alive
+
+
+def _here() -> str:
+    """This process, told apart from those of other machines and containers."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - no path: the name of a namespace
+    except OSError:
+        space = ""
+    return f"{platform.node()}/{space}/{os.getpid()}"
+
+
+class _Watch:
+    """Which of the running trials have shown no sign of life for so long that their process must be dead.
+
+    By this process's own clock, from when it first saw the last sign: machines' clocks need not agree.
+    """
+
+    def __init__(self, grace: float) -> None:
+        self.grace = grace
+        self.seen: dict[int, tuple[Any, float]] = {}
+
+    def stale(self, trial: FrozenTrial) -> bool:
+        """Whether ``trial``, running, is dead."""
+        if _surely_dead(trial.user_attrs.get(OWNER, "")):
+            return True
+        sign = (trial.user_attrs.get(BEAT), len(trial.user_attrs), len(trial.params), len(trial.intermediate_values))
+        now = time.monotonic()
+        before, since = self.seen.get(trial.number, (None, now))
+        if sign != before:
+            self.seen[trial.number] = (sign, now)
+            return False
+        return now - since > self.grace
+
+
+def _surely_dead(owner: str) -> bool:
+    """Whether the process was one of this machine, and is no more; no need to wait then."""
+    home, _, number = owner.rpartition("/")
+    if home != _here().rpartition("/")[0] or not number.isdigit():
+        return False
+    if int(number) == os.getpid():  # asked between two trials: this process has none under way
+        return True
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return _is_zombie(int(number))
+
+
+def _is_zombie(number: int) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (OSError, IndexError):
+        return False
+
+
+def _bury(opened: Opened, trial: FrozenTrial) -> None:
+    """Write down that nobody runs this trial any more; its slot is open again."""
+    from optuna.exceptions import UpdateFinishedTrialError
+    from optuna.trial import TrialState
+
+    with suppress(UpdateFinishedTrialError):
+        opened.ask(lambda: opened.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL))
+
+
+class _Current:
+    """The trial that this process has under way."""
+
+    trial: int | None = None
+
+
+@contextmanager
+def _beating(opened: Opened) -> Iterator[_Current]:
+    """Meanwhile a thread writes a sign of life to the trial under way, four times in the time after which it counts as
+    dead. Optuna's own heartbeat would do for databases, but not for a journal."""
+    current, over = _Current(), threading.Event()
+
+    def beat() -> None:
+        count = 0
+        while not over.wait(opened.plan.grace / 4):
+            count += 1
+            if (trial := current.trial) is not None:
+                # a storage that is gone, or a trial that has just ended, is the main thread's to notice
+                with suppress(Exception):
+                    opened.storage.set_trial_user_attr(trial, BEAT, count)
+        with suppress(Exception):
+            opened.storage.remove_session()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield current
+    finally:
+        over.set()
+        thread.join(timeout=5)
