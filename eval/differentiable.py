@@ -23,6 +23,11 @@ NETWORK, BACKBONE, FOLDER, SHIPPED = "b_alexnet", "branchy_alexnet", "b_alexnet"
 PRICES, FROZEN_PRICES = (0.1, 0.3, 1.0), (0.03, 0.1, 0.3, 1.0, 3.0)
 """Loss (nats) per millisecond that gates are trained at."""
 
+SURE_PRICES = (0.03, 0.06, 0.1, 0.2, 0.3, 0.6, 1.0, 1.5)
+"""Of gates on confidences, which take a second to train, on stored logits."""
+
+SURE_STEPS, SURE_BATCH, SURE_RATE, SHARPEN = 600, 256, 0.01, 10.0
+
 EPOCHS, HELD_EPOCHS, FROZEN_EPOCHS = 4, 4, 1
 """Of whole networks; of gates on the fit part, 10,000 images; of gates on 40,000 training images: as many steps."""
 
@@ -114,7 +119,21 @@ KINDS = {
     "mixture deep": "mixture loss + deep supervision",
     "frozen": "frozen network, its training images",
     "frozen held out": "frozen network, images it was not trained on",
+    "sure expected": "on confidences, frozen network, expected loss",
+    "sure mixture": "on confidences, frozen network, mixture loss",
 }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Gates of one kind, trained at one price: the stages of ``data`` that they stand at, and per part their log odds
+    (n, k - 1)."""
+
+    kind: str
+    price: float
+    data: DataFolder
+    exits: tuple[str, ...]
+    odds: Mapping[str, Floats]
 
 
 def run(settings: Settings) -> None:
@@ -134,11 +153,13 @@ def run(settings: Settings) -> None:
         write_outputs(settings)
         gates = read_folder(settings.weights / SHIPPED, settings.seed)
     joint = read_folder(FOLDER, settings.seed)
-    lines = [line for system in SYSTEMS for line in judged(system, gates)]
+    trained = [stored(system, gates) for system in SYSTEMS]
+    trained += [on_confidences(joint, loss, price, settings.seed) for loss in LOSSES for price in SURE_PRICES]
+    lines = [line for each in trained for line in judged(each)]
     picked, tested = rivals(settings, joint)
     contents: list[bytes] = [csv_bytes(pd.DataFrame(lines)), table(lines, joint, picked, tested).encode()]
     contents.append(png_bytes(trade_off(lines, tested)))
-    contents += together(settings, gates, joint, picked, tested)
+    contents += together(settings, trained, joint, picked, tested)
     written = folder.write_all(dict(zip(FILES, contents, strict=True)))
     sys.stdout.write(contents[1].decode() + "\n" + contents[3].decode())
     for path in written:
@@ -223,6 +244,67 @@ def exits_of(system: System, gates: DataFolder) -> tuple[str, ...]:
     return found
 
 
+def stored(system: System, gates: DataFolder) -> Trained:
+    """What the gates of a trained system said."""
+    exits = exits_of(system, gates)
+    odds = {part: gate_logits(outputs.of(exits)) for part, outputs in gates.parts.items()}
+    return Trained(system.kind, system.price, gates, exits, odds)
+
+
+LOSSES = ("expected", "mixture")
+
+
+def on_confidences(joint: DataFolder, loss: str, price: float, seed: int) -> Trained:
+    """Gates that look at how sure their own exit is (``confidences``), trained on the stored logits of the fit part.
+
+    As the paper's gates on the maximum probability: one linear unit each, all trained together on the gates' loss and
+    the price of the expected cost, with nothing else moving.
+    """
+    import torch
+
+    from cascades.objectives import Objective, Said
+    from cascades.train import ramp
+
+    exits = tuple(name for name, each in joint.costs.stages.items() if each.network == NETWORK)
+    costs = tuple(cost_of_stopping(joint, exits, i) for i in range(len(exits)))
+    objective = Objective((0.0,) * len(exits), loss, price, costs)
+    said = {part: confidences(outputs.of(exits)) for part, outputs in joint.parts.items()}
+    mean, scale = said["fit"].mean(axis=0), said["fit"].std(axis=0)
+    seen = {part: torch.from_numpy(((x - mean) / scale).astype(np.float32)) for part, x in said.items()}
+    fit = joint.parts["fit"].of(exits)
+    logits = [torch.from_numpy(np.asarray(stage.logits, np.float32)) for stage in fit.stages]
+    labels = torch.from_numpy(fit.labels)
+    weight = torch.zeros(seen["fit"].shape[1:], requires_grad=True)
+    bias = torch.zeros(weight.shape[0], requires_grad=True)
+    optimiser = torch.optim.Adam([weight, bias], lr=SURE_RATE)
+    draw = torch.Generator().manual_seed(seed)
+    for step in range(SURE_STEPS):
+        done = step / SURE_STEPS
+        for group in optimiser.param_groups:
+            group["lr"] = SURE_RATE * ramp(done)
+        rows = torch.randint(len(labels), (SURE_BATCH,), generator=draw)
+        odds = SHARPEN**done * ((seen["fit"][rows] * weight).sum(dim=2) + bias)
+        optimiser.zero_grad()
+        objective(Said([z[rows] for z in logits], odds), labels[rows]).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    with torch.no_grad():
+        found = {part: (SHARPEN * ((x * weight).sum(dim=2) + bias)).numpy() for part, x in seen.items()}
+    return Trained(f"sure {loss}", price, joint, exits, found)
+
+
+def confidences(outputs: Outputs) -> Floats:
+    """(n, k - 1, 3) of every stage but the last: log of the highest probability, its margin, and the entropy."""
+    from scipy.special import log_softmax
+
+    found = []
+    for stage in outputs.stages[:-1]:
+        said = log_softmax(np.asarray(stage.logits, np.float64), axis=1)
+        top = np.sort(said, axis=1)[:, -2:]
+        entropy = -(np.exp(said) * said).sum(axis=1)
+        found.append(np.column_stack([top[:, 1], top[:, 1] - top[:, 0], entropy]))
+    return np.stack(found, axis=1)
+
+
 def gate_logits(outputs: Outputs) -> Floats:
     """(n, k - 1) log odds of the gates of the stages of ``outputs``."""
     return np.column_stack([stage.measured["gate"] for stage in outputs.stages if "gate" in stage.measured])
@@ -250,18 +332,17 @@ def soft_cost(odds: Floats, costs: Sequence[float]) -> float:
     return float((np.exp(stop + going) @ np.asarray(costs)).mean())
 
 
-def judged(system: System, gates: DataFolder) -> Iterator[dict[str, Any]]:
-    """What one system does on each part: accuracy (%), cost, shares, each exit's accuracy, soft against hard cost."""
-    exits = exits_of(system, gates)
-    costs = [cost_of_stopping(gates, exits, i) for i in range(len(exits))]
+def judged(trained: Trained) -> Iterator[dict[str, Any]]:
+    """What gates do on each part: accuracy (%), cost, shares, each exit's accuracy, soft against hard cost."""
+    exits = trained.exits
+    costs = [cost_of_stopping(trained.data, exits, i) for i in range(len(exits))]
     for part in ("fit", "test"):
-        outputs = gates.parts[part].of(exits)
-        odds = gate_logits(outputs)
+        outputs, odds = trained.data.parts[part].of(exits), trained.odds[part]
         stop = hard_stops(odds)
         right = np.column_stack([outputs.stages[i].answer == outputs.labels for i in range(len(exits))])
         cost = float(np.asarray(costs)[stop].mean())
         share = np.bincount(stop, minlength=len(exits)) / len(stop)
-        line: dict[str, Any] = {"kind": system.kind, "price": system.price, "part": part, "cost": cost}
+        line: dict[str, Any] = {"kind": trained.kind, "price": trained.price, "part": part, "cost": cost}
         line |= {"accuracy": 100 * float(right[np.arange(len(stop)), stop].mean())}
         line |= {"soft_cost": soft_cost(odds, costs)}
         line |= {f"share_e{i + 1}": float(each) for i, each in enumerate(share)}
@@ -292,20 +373,19 @@ def routes_of(data: DataFolder, exits: Sequence[str]) -> Routes:
     return unroll(parse_topology("_".join(name.rpartition(".")[2] for name in exits), exits), data.costs)
 
 
-def gate_points(kind: str, gates: DataFolder, part: str) -> list[OperatingPoint]:
-    """The hard gates of one kind at every price, as operating points of the router ``gates``."""
+def gate_points(trained: Sequence[Trained], part: str) -> list[OperatingPoint]:
+    """Hard gates as operating points of the router ``gates``."""
     from cascades.routing import OperatingPoint, Routing
 
     found = []
-    for system in (each for each in SYSTEMS if each.kind == kind):
-        exits = exits_of(system, gates)
-        routes = routes_of(gates, exits)
-        outputs = gates.parts[part].of(exits)
-        stop = hard_stops(gate_logits(outputs))
-        along = np.array([routes.index[tuple(range(i + 1))] for i in range(len(exits))])
-        answer = np.column_stack([outputs.stages[i].answer for i in range(len(exits))])[np.arange(len(stop)), stop]
+    for each in trained:
+        routes = routes_of(each.data, each.exits)
+        outputs = each.data.parts[part].of(each.exits)
+        stop = hard_stops(each.odds[part])
+        along = np.array([routes.index[tuple(range(i + 1))] for i in range(len(each.exits))])
+        answer = np.column_stack([stage.answer for stage in outputs.stages])[np.arange(len(stop)), stop]
         routing = Routing(routes, along[stop], answer, answer != outputs.labels, part)
-        found.append(OperatingPoint("gates", system.name, system.price, routing))
+        found.append(OperatingPoint("gates", each.kind, each.price, routing))
     return found
 
 
@@ -372,7 +452,7 @@ def picked_for(
         yield "most often right", tested[min(mine, key=lambda i: picked[i].routing.error)]
 
 
-COLOURS = ("#CC79A7", "#E69F00", "#AA3377", "#BB9900", "#999999", "#000000")
+COLOURS = ("#CC79A7", "#E69F00", "#AA3377", "#BB9900", "#999999", "#000000", "#D55E00", "#994F00")
 
 
 def trade_off(lines: Sequence[Mapping[str, Any]], tested: Sequence[OperatingPoint]) -> Any:
@@ -415,7 +495,7 @@ def trade_off(lines: Sequence[Mapping[str, Any]], tested: Sequence[OperatingPoin
 
 def together(
     settings: Settings,
-    gates: DataFolder,
+    trained: Sequence[Trained],
     joint: DataFolder,
     picked: Sequence[OperatingPoint],
     tested: Sequence[OperatingPoint],
@@ -427,8 +507,8 @@ def together(
     from eval.summary import summarise
     from eval.verdict import NAMES
 
-    kind = "frozen held out"
-    picked, tested = [*picked, *gate_points(kind, gates, "fit")], [*tested, *gate_points(kind, gates, "test")]
+    sure = [each for each in trained if each.kind == "sure expected"]
+    picked, tested = [*picked, *gate_points(sure, "fit")], [*tested, *gate_points(sure, "test")]
     how = Bootstrap(seed=settings.seed)
     summary = summarise(picked, tested, how=how)
     area, base = summary["area"], summary["best_single"]
@@ -450,8 +530,8 @@ def together(
     n = summary["tested_on"]["examples"]
     note = (
         f"One network ({NETWORK}, joint loss), {n:,} test images, everything picked on the fit part; 95 % intervals, "
-        f"paired bootstrap. No loss: the error of {base['stage']} alone. Gates: trained on the frozen network, on "
-        "images that it was not trained on, once for each price, decided at one half."
+        f"paired bootstrap. No loss: the error of {base['stage']} alone. Gates: on confidences, trained on the stored "
+        "logits of the fit part with the expected loss, once for each price, decided at one half."
     )
     text = head + "\n".join(rows) + f"\n\n{note}\n"
     frame = frontier_frame(picked, tested, how)

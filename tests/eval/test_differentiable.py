@@ -10,7 +10,20 @@ import pytest
 
 from cascades.folder import embedded_names, read_folder
 from eval import differentiable
-from eval.differentiable import KINDS, SYSTEMS, Settings, System, gate_points, hard_stops, judged, remark, soft_cost
+from eval.differentiable import (
+    KINDS,
+    LOSSES,
+    SYSTEMS,
+    Settings,
+    System,
+    gate_points,
+    hard_stops,
+    judged,
+    on_confidences,
+    remark,
+    soft_cost,
+    stored,
+)
 from features.outputs import Outputs, Stage
 
 
@@ -38,7 +51,7 @@ def test_every_system_has_a_name_and_a_command_line_of_its_own(tmp_path: Path) -
     from cascades.settings import parse
     from cascades.training import Settings as Training
 
-    assert {system.kind for system in SYSTEMS} == set(KINDS)
+    assert {system.kind for system in SYSTEMS} | {f"sure {loss}" for loss in LOSSES} == set(KINDS)
     assert len({system.name for system in SYSTEMS}) == len(SYSTEMS)
     settings = Settings(images=tmp_path, test=tmp_path, weights=tmp_path, threads=1)
     lines = set()
@@ -94,16 +107,15 @@ def differentiable_classes() -> tuple[str, ...]:
 
 
 def test_systems_are_trained_from_images_and_written_as_a_data_folder(
-    trained: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path,
 ) -> None:
     data = read_folder(trained)
     assert len(data.parts["fit"]) == 160
     assert len(data.parts["test"]) == 60
-    system = System("frozen", "expected", 0.1, frozen=True)
-    monkeypatch.setattr(differentiable, "SYSTEMS", (system,))
-    lines = {line["part"]: line for line in judged(system, data)}
+    system = stored(System("frozen", "expected", 0.1, frozen=True), data)
+    lines = {line["part"]: line for line in judged(system)}
     assert sum(lines["test"][f"share_e{i}"] for i in (1, 2, 3)) == pytest.approx(1)
-    point = gate_points("frozen", data, "test")[0]
+    point = gate_points([system], "test")[0]
     assert 100 * (1 - point.routing.error) == pytest.approx(lines["test"]["accuracy"])
     assert point.routing.mean_cost == pytest.approx(lines["test"]["cost"])
 
@@ -122,12 +134,23 @@ def test_accuracy_and_cost_by_hand() -> None:
         for name, said, gate in zip(costs, answers, gates, strict=True)
     )
     parts = {part: Outputs(stages, labels, np.arange(4), part, 4) for part in ("fit", "test")}
-    line = list(judged(system, DataFolder("hand", parts, Costs(costs, "ms"))))[1]
+    line = list(judged(stored(system, DataFolder("hand", parts, Costs(costs, "ms")))))[1]
     # at e1, e2, e3, e3: right, right, right, wrong; costs 1.5, 3, 4, 4
     assert line["accuracy"] == 75.0
     assert line["cost"] == pytest.approx(12.5 / 4)
     assert [line[f"share_e{i}"] for i in (1, 2, 3)] == [0.25, 0.25, 0.5]
     assert [line[f"accuracy_e{i}"] for i in (1, 2, 3)] == [25.0, 25.0, 75.0]
+
+
+def test_gates_on_confidences_trade_cost_for_error_and_keep_their_soft_cost() -> None:
+    pytest.importorskip("torch")
+    joint = read_folder("b_alexnet")
+    lines = [list(judged(on_confidences(joint, "expected", price, 0)))[1] for price in (0.05, 0.3, 0.6)]
+    cost, accuracy = [line["cost"] for line in lines], [line["accuracy"] for line in lines]
+    assert cost[0] > 1.1 * cost[1] > 1.2 * cost[2]
+    assert accuracy[0] > accuracy[1] > accuracy[2] > lines[0]["accuracy_e1"]
+    for line in lines:  # the promise of the differentiable cost, within five percent
+        assert abs(line["soft_cost"] / line["cost"] - 1) < 0.05
 
 
 @pytest.mark.skipif(differentiable.SHIPPED not in embedded_names(), reason="LOUD: the trained gates do not come along")
