@@ -13,6 +13,7 @@ run: $(VENV)/.installed-models  ## run the cascade on embedded images, timed bes
 papers: $(VENV)/.installed-models  ## published tables with our numbers beside them, from what comes along
 	$(BIN)/python -m eval.papers branchynet --out papers
 	$(BIN)/python -m eval.papers adaptive --out papers
+	$(BIN)/python -m eval.papers differentiable --out papers
 
 test: $(VENV)/.installed-dev  ## linters, types and tests
 	$(BIN)/ruff check .

@@ -158,7 +158,7 @@ def run(settings: Settings) -> None:
     lines = [line for each in trained for line in judged(each)]
     picked, tested = rivals(settings, joint)
     contents: list[bytes] = [csv_bytes(pd.DataFrame(lines)), table(lines, joint, picked, tested).encode()]
-    contents.append(png_bytes(trade_off(lines, tested)))
+    contents.append(png_bytes(trade_off(lines, picked, tested)))
     contents += together(settings, trained, joint, picked, tested)
     written = folder.write_all(dict(zip(FILES, contents, strict=True)))
     sys.stdout.write(contents[1].decode() + "\n" + contents[3].decode())
@@ -455,8 +455,11 @@ def picked_for(
 COLOURS = ("#CC79A7", "#E69F00", "#AA3377", "#BB9900", "#999999", "#000000", "#D55E00", "#994F00")
 
 
-def trade_off(lines: Sequence[Mapping[str, Any]], tested: Sequence[OperatingPoint]) -> Any:
-    """Error against cost over the price, one line a kind of gates, beside thresholds, learned policy and oracle."""
+def trade_off(
+    lines: Sequence[Mapping[str, Any]], picked: Sequence[OperatingPoint], tested: Sequence[OperatingPoint]
+) -> Any:
+    """Error against cost over the price, one line a kind of gates, beside thresholds, learned policy and oracle, whose
+    lines join the points that lie on the lower hull of the part to pick on."""
     from matplotlib.figure import Figure
 
     from cascades.hull import lower_hull
@@ -468,10 +471,10 @@ def trade_off(lines: Sequence[Mapping[str, Any]], tested: Sequence[OperatingPoin
         ("entropy", "#56B4E9", "entropy thresholds"),
         ("soft_oracle", "#009E73", "soft oracle"),
     ):
-        mine = [point.routing for point in tested if point.router == router]
-        cost, error = np.array([r.mean_cost for r in mine]), 100 * np.array([r.error for r in mine])
-        hull = lower_hull(cost, error)
-        axes.plot(cost[hull], error[hull], color=colour, label=f"{called} (joint loss)")
+        before, after = ([p.routing for p in some if p.router == router] for some in (picked, tested))
+        hull = lower_hull(np.array([r.mean_cost for r in before]), np.array([r.error for r in before]))
+        cost, error = [after[i].mean_cost for i in hull], [100 * after[i].error for i in hull]
+        axes.plot(cost, error, color=colour, marker="o", markersize=3, label=f"{called} (joint loss)")
     for kind, colour in zip(KINDS, COLOURS, strict=True):
         mine_lines = sorted((x for x in lines if (x["kind"], x["part"]) == (kind, "test")), key=lambda x: x["cost"])
         axes.plot(
