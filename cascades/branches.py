@@ -226,7 +226,7 @@ def _named(traced: Traced, name: str) -> Cut:
     there = [cut.layer for _, cut in traced.cuts]
     if name not in modules and name not in there:
         near = get_close_matches(name, dict.fromkeys([*there, *filter(None, modules)]), n=SHOWN, cutoff=0.4)
-        listed = ", ".join(near or there[:SHOWN])
+        listed = ", ".join(near or there[-SHOWN:])
         raise InputError(f"a layer of the network, such as {listed}", repr(name), "exits")
     # the end of a module inside another that ends at the same node
     nodes = [node for node in traced.graph.nodes if name in _modules(node)]
@@ -441,7 +441,7 @@ def _segments(traced: Traced, ends: Sequence[fx.Node]) -> Iterator[fx.GraphModul
         if node.op == "output":
             graph.output(graph_argument(node.args[0], copied))
         else:
-            copies[node] = graph.node_copy(node, copied)
+            copies[node] = _kept_whole(traced.module, graph.node_copy(node, copied))
         if node in ends:
             graph.output(copies[node])
             source = node
@@ -449,6 +449,16 @@ def _segments(traced: Traced, ends: Sequence[fx.Node]) -> Iterator[fx.GraphModul
             continue
         graph.lint()
         yield fx.GraphModule(traced.module, graph)
+
+
+def _kept_whole(module: nn.Module, node: fx.Node) -> fx.Node:
+    """The node, made to leave a segment's input as it is: a head and a gate look at it too."""
+    if any(each.op == "placeholder" for each in node.all_input_nodes):
+        if node.op == "call_module" and getattr(module.get_submodule(str(node.target)), "inplace", False):
+            module.get_submodule(str(node.target)).inplace = False  # type: ignore[assignment]
+        if node.kwargs.get("inplace"):
+            node.kwargs = {**node.kwargs, "inplace": False}
+    return node
 
 
 def graph_argument(argument: Any, copied: Callable[[fx.Node], fx.Node]) -> Any:

@@ -56,6 +56,9 @@ WATCHED = 2_000
 FIRST, LAST = 1.0, 0.3
 """Weights of the first and the last exit's loss that BranchyNet found best; in between they fall by equal steps."""
 
+RARE = 0.1
+"""Share of its fair share of the images below which the program says that a class is rarely seen."""
+
 STARVED = 0.001
 """Share of the examples below which the program says that an exit gets none."""
 
@@ -91,7 +94,9 @@ class Settings:
     loss: str = field(
         default="expected", metadata={"help": "of the gated objective", "choices": ("mixture", "expected")}
     )
-    price: float = field(default=0.0, metadata={"help": "loss per unit of cost, of the gated objective", "minimum": 0})
+    price: float = field(
+        default=0.0, metadata={"help": "loss per unit of cost, of the gated objective", "minimum": 0, "maximum": 1e9}
+    )
     costs: Path | None = field(
         default=None,
         metadata={"help": "costs.json of the exits, for the price; multiply-adds of the whole = 1 if none"},
@@ -101,6 +106,7 @@ class Settings:
         metadata={
             "help": "by how much the gates' log odds grow while training, so that soft gates end hard",
             "minimum": 1,
+            "maximum": 1000,
         },
     )
     distill: float = field(
@@ -163,7 +169,11 @@ def run(settings: Settings) -> None:
     net = built.net.to(device).to(memory_format=torch.channels_last)
     name = settings.name or settings.network.rpartition("/")[2].rpartition(":")[2]
     job = Job(net, settings, name, objective_of(settings, net), device, images, test, built)
+    _tell_of_imbalance(images, name)
     if settings.objective == "frozen" and not any(each.convs for each in net.exits):
+        if settings.weights or settings.distill:
+            expected = "a joint or gated objective, or heads with convolutions: each linear head is fitted by itself"
+            raise InputError(expected, "a frozen one", "--weights" if settings.weights else "--distill")
         job.fit_heads()
     else:
         job.train()
@@ -171,6 +181,8 @@ def run(settings: Settings) -> None:
     half = settings.half and settings.objective != "frozen" and not settings.freeze
     if half:
         round_to_half(net)
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in net.parameters()):
+        raise InputError("finite weights (a lower --rate or --sharpen?)", "others at the end", name)
     about = {
         "architecture": built.architecture,
         "classes": "\n".join(built.loaded.classes),
@@ -211,6 +223,20 @@ def _refuse_contradictions(settings: Settings) -> None:
         raise InputError("a frozen network of the zoo", settings.network, "--heads-only")
     if settings.objective != "gated" and settings.price:
         raise InputError("--objective gated, whose gates a price is for", settings.objective, "--price")
+    for flag in ("loss", "sharpen") if settings.objective != "gated" else ():
+        if getattr(settings, flag) != getattr(Settings, flag):
+            raise InputError(f"--objective gated, which --{flag} is for", settings.objective, f"--{flag}")
+
+
+def _tell_of_imbalance(images: Images, name: str) -> None:
+    """Say so where some class is rarely seen in training."""
+    import numpy as np
+
+    counts = np.bincount(images.labels, minlength=len(images.classes))
+    rare = [f"{images.classes[i]} ({counts[i]})" for i in np.flatnonzero(counts < RARE * len(images) / len(counts))]
+    if rare:
+        more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
+        say(f"{name}: few images of {', '.join(rare[:5])}{more} among {len(images)}: their accuracy will suffer")
 
 
 def _refuse_few(images: Images, settings: Settings) -> None:
@@ -517,9 +543,10 @@ class Job:
 
     def _heed(self, lost: list[float], now: float, epoch: int, step: int, rate: float) -> None:
         if not isfinite(now):
-            at = f"{now} at step {step + 1} of epoch {epoch + 1}, rate {rate:g}"
+            at = f"{now} at or up to {LOSS_EVERY - 1} steps before step {step + 1} of epoch {epoch + 1}, rate {rate:g}"
             kept = f"; the checkpoint of epoch {epoch} is kept" if epoch else ""
-            raise InputError("a finite loss (a lower --rate?)", at + kept, self.name)
+            why = "a lower --rate, or --price?" if self.settings.price else "a lower --rate?"
+            raise InputError(f"a finite loss ({why})", at + kept, self.name)
         lost.append(now)
 
     def _watch(self, images: int = WATCHED) -> dict[str, float]:
@@ -561,6 +588,9 @@ class Job:
     def report(self) -> dict[str, str]:
         """What is said at the end, and stands in the file: accuracies on all test images."""
         found = {} if self.test is None else self.measured(self.test)
+        untaught = [str(i + 1) for i, each in enumerate(self.objective.weights[:-1]) if not each]
+        if untaught and self.settings.objective == "joint" and not self.settings.distill:
+            say(f"{self.name}: exits that no loss taught (weight 0): {', '.join(untaught)}")
         for i in range(len(self.net)) if found else ():
             say(f"{self.name}: exit {i + 1}: {found[f'accuracy_e{i + 1}']:.2%} right")
         if len(self.net.gates) and not found:
@@ -576,7 +606,12 @@ class Job:
         told = ", ".join(f"{share:.1%} at exit {i + 1}" for i, share in enumerate(shares))
         say(f"{self.name}: gates: {found['accuracy_gated']:.2%} right; {told}")
         if starved := [str(i + 1) for i, share in enumerate(shares) if share < STARVED]:
-            all_at_one = ": the gates are no trade-off at this price" if len(starved) == len(shares) - 1 else ""
+            all_at_one = ""
+            if len(starved) == len(shares) - 1:
+                all_at_one = (
+                    f": all stop at exit {1 + max(range(len(shares)), key=lambda i: shares[i])}, so that the gates "
+                )
+                all_at_one += "are no trade-off at this price (or were not trained for long enough)"
             say(f"{self.name}: exits that get no examples: {', '.join(starved)}{all_at_one}")
 
     def _about(self) -> dict[str, str]:

@@ -145,10 +145,13 @@ def run(settings: Settings) -> None:
 
     folder = writable(settings.out, "--out", FILES)
     if settings.images is None:
+        if settings.test is not None or settings.weights != Settings.weights:
+            raise InputError("--images beside --test and --weights, to train on", "none", "--images")
         gates = read_folder(SHIPPED, settings.seed)
     else:
         if settings.test is None:
             raise InputError("test images beside the training images", "none", "--test")
+        refuse_other_images(settings, read_folder(FOLDER, settings.seed))
         train_missing(settings)
         write_outputs(settings)
         gates = read_folder(settings.weights / SHIPPED, settings.seed)
@@ -169,13 +172,41 @@ def run(settings: Settings) -> None:
 # --- training, and what the trained systems say
 
 
+def images_of(settings: Settings) -> dict[str, Images]:
+    """The images of the fit and test part, labels numbered as the network's classes."""
+    from cascades.images import open_images, rows_of
+    from cascades.zoo import CIFAR_CLASSES
+
+    assert settings.images is not None
+    assert settings.test is not None
+    whole, test = (open_images(path).numbered_as(CIFAR_CLASSES) for path in (settings.images, settings.test))
+    return {"fit": whole.take(rows_of(FIT_ROWS, len(whole))), "test": test}
+
+
+def refuse_other_images(settings: Settings, joint: DataFolder) -> None:
+    """Raises InputError for images that are not those of which the joint network's outputs are stored: what gates do is
+    compared with them example by example."""
+    for part, images in images_of(settings).items():
+        labels = joint.parts[part].labels
+        if len(images) != len(labels) or not np.array_equal(images.labels, labels):
+            where = "--test" if part == "test" else f"--images, rows {FIT_ROWS}"
+            raise InputError(f"the {len(labels)} images that {FOLDER} has outputs of", f"{len(images)} others", where)
+
+
 def train_missing(settings: Settings) -> None:
     """Train every system whose weights are not there yet."""
     from cascades.training import main
 
     for system in SYSTEMS:
-        if not (settings.weights / f"{system.name}.safetensors").exists() and main(system.flags(settings)):
+        note = settings.weights / f"{system.name}.flags"
+        flags = " ".join(system.flags(settings))
+        if (settings.weights / f"{system.name}.safetensors").exists():
+            if not note.exists() or note.read_text("utf-8") != flags:
+                raise InputError(f"weights that were trained by: {flags} (or another --weights)", "others", system.name)
+            continue
+        if main(system.flags(settings)):
             raise InputError("gates that can be trained", "a training that failed, see above", system.name)
+        note.write_text(flags, "utf-8")
 
 
 def write_outputs(settings: Settings) -> None:
@@ -184,16 +215,11 @@ def write_outputs(settings: Settings) -> None:
 
     from cascades.costs import Costs, StageCost, write_costs
     from cascades.folder import EMBEDDED, read_folder
-    from cascades.images import open_images, rows_of
     from features.writing import replacing
 
-    assert settings.images is not None
-    assert settings.test is not None
-    whole, test = open_images(settings.images), open_images(settings.test)
-    parts = {"fit": whole.take(rows_of(FIT_ROWS, len(whole))), "test": test}
     out = settings.weights / SHIPPED
     out.mkdir(exist_ok=True)
-    for part, images in parts.items():
+    for part, images in images_of(settings).items():
         columns: dict[str, Any] = {"id": images.names, "label": images.labels}
         for system in SYSTEMS:
             columns |= said(system, settings.weights, images)
@@ -311,12 +337,12 @@ def gate_logits(outputs: Outputs) -> Floats:
 
 
 def hard_stops(odds: Floats) -> Ints:
-    """(n,) the first exit whose gate (n, k - 1) is more likely to stop than not; the last one else.
+    """(n,) the first exit whose gate (n, k - 1) is at least as likely to stop as not; the last one else.
 
     >>> hard_stops(np.array([[-1.0, 2.0], [0.5, -1.0], [-1.0, -1.0]])).tolist()
     [1, 0, 2]
     """
-    stops = np.concatenate([odds > 0, np.ones((len(odds), 1), bool)], axis=1)
+    stops = np.concatenate([odds >= 0, np.ones((len(odds), 1), bool)], axis=1)
     return np.asarray(stops.argmax(axis=1))
 
 

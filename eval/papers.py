@@ -81,6 +81,9 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
 }
 """Table I of Teerapittayanon, McDanel & Kung (2016), on their CPU, one image at a time."""
 
+HONEST = {True: "honest", False: "honest; base's error not reached on the fit part"}
+"""What rows are called that were to err no more than the unbranched network on the fit part, if they do or not."""
+
 FLAWS = (
     "thresholds are screened on the images that are reported on",
     "the clock runs for the trunk alone: heads and entropies are not in it",
@@ -255,8 +258,9 @@ class Case:
         found = grid[knee(cost, np.array([1 - routing.error for routing in routings]))]
         return tuple(float(cut) for cut in found)
 
-    def honest_cuts(self) -> tuple[float, ...]:
-        """Of the best thresholds on the fit part the cheapest that err there no more than the unbranched network."""
+    def honest_cuts(self) -> tuple[tuple[float, ...], bool]:
+        """Of the best thresholds on the fit part the cheapest that err there no more than the unbranched network, and
+        whether there are such; if not, those that err least."""
         from cascades.chains import route_chain
         from oracles.entropy import entropy_cuts
 
@@ -264,14 +268,18 @@ class Case:
         prices = np.geomspace(1e-4, 10, PRICES) / self.routes.cost.max()
         plans = entropy_cuts(fit, self.routes, self.path, prices)
         routings = [route_chain(fit, self.routes, *plan) for plan in plans]
-        return plans[self._cheapest(routings)][1]
+        point, kept = self._cheapest(routings)
+        return plans[point][1], kept
 
-    def _cheapest(self, routings: Sequence[Routing]) -> int:
-        """The cheapest of some routings of the fit part that err no more than the unbranched network does there."""
-        from cascades.points import cheapest_within
+    def _cheapest(self, routings: Sequence[Routing]) -> tuple[int, bool]:
+        """The cheapest of some routings of the fit part that err no more than the unbranched network does there, and
+        whether one does; if not, the one that errs least."""
+        from cascades.points import ROUNDING, cheapest_within
 
         cost, error = (np.array([getattr(r, name) for r in routings]) for name in ("mean_cost", "error"))
-        return cheapest_within(cost, error, self.base_wrong("fit"))
+        bound = self.base_wrong("fit")
+        point = cheapest_within(cost, error, bound)
+        return point, bool(error[point] <= bound + ROUNDING)
 
     @cached_property
     def jumps(self) -> Routes:
@@ -300,7 +308,7 @@ class Case:
         from cascades.trial import Alone, Together, race
 
         test = self.data.parts["test"]
-        published, honest = self.published_cuts(), self.honest_cuts()
+        published, (honest, kept) = self.published_cuts(), self.honest_cuts()
         learned = [
             Learned.fit(called, self, routes)
             for called, routes in (("learned", self.routes), ("learned, with jumps", self.jumps))
@@ -334,9 +342,9 @@ class Case:
         there = test.of(self.routes.stages)
         return [
             line("as published", "entropy", _shown(published), grid, self._trunk_only(found, 1), alone),
-            line("honest", "entropy", _shown(honest), tuned, float(ms[2])),
+            line(HONEST[kept], "entropy", _shown(honest), tuned, float(ms[2])),
             *(
-                line("honest", each.name, each.fitted.names[each.point][0], each.fitted.route(there)[each.point], spent)
+                line(HONEST[each.kept], each.name, each.told, each.fitted.route(there)[each.point], spent)
                 for each, spent in zip(learned, ms[3:].tolist(), strict=True)
             ),
         ]
@@ -373,12 +381,19 @@ class Learned:
     name: str
     fitted: Fitted
     point: int
+    kept: bool
+
+    @property
+    def told(self) -> str:
+        """What stands in the place of thresholds."""
+        family, price = self.fitted.names[self.point]
+        return "a mixture of two policies" if np.isnan(price) and "%" in family else family
 
     @staticmethod
     def fit(name: str, case: Case, routes: Routes) -> Learned:
         """Fit, and pick the cheapest that errs no more than the unbranched network does on the fit part."""
         fitted, picking = case.fitted(routes)
-        return Learned(name, fitted, case._cheapest(picking.routings))
+        return Learned(name, fitted, *case._cheapest(picking.routings))
 
     def system(self, stages: Sequence[Any], device: Any, examples: int) -> System:
         """As it is raced, on so many examples."""

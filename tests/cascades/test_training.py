@@ -133,7 +133,7 @@ def test_gates_on_a_frozen_network_mind_the_price(
 ) -> None:
     dear = gated(images, test_images, joint, tmp_path / "dear", "50")
     assert float(dear["share_e1"]) == 1.0  # any cost is too much
-    assert "exits that get no examples: 2, 3: the gates are no trade-off" in capsys.readouterr().err
+    assert "exits that get no examples: 2, 3: all stop at exit 1" in capsys.readouterr().err
     assert float(dear["cost_gated"]) == pytest.approx(float(dear["cost_soft"]), rel=0.05)
     held = read_weights(tmp_path / "dear" / "cifar_alexnet.safetensors").tensors
     before = read_weights(joint / "cifar_alexnet.safetensors").tensors
@@ -311,3 +311,57 @@ def test_a_checkpoint_of_another_objective_is_refused(
     assert "objective" in capsys.readouterr().err
     assert main(flags(images, tmp_path, "--epochs", "1", "--exits", "features.0")) == 2
     assert "exits" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--objective", "frozen", "--start", "weights", "--exits", "2", "--distill", "1"), "--distill"),
+        (("--objective", "frozen", "--start", "weights", "--exits", "2", "--weights", "0", "1", "0"), "--weights"),
+        (("--objective", "joint", "--loss", "mixture"), "--loss"),
+        (("--objective", "joint", "--sharpen", "5"), "--sharpen"),
+        (("--objective", "gated", "--sharpen", "1e39"), "at most 1000"),
+        (("--objective", "gated", "--price", "1e39"), "at most"),
+    ],
+)
+def test_flags_that_would_be_passed_over_are_refused(
+    joint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], said: str
+) -> None:
+    from cascades.weights import save_weights
+    from cascades.zoo import load_plain
+
+    module = load_plain("cifar_alexnet", ["0", "1", "2"], None).module
+    path = tmp_path / "cifar_alexnet.safetensors"
+    save_weights(module, path, {"architecture": "cifar_alexnet", "classes": "0\n1\n2"}, False)
+    given = [str(path) if word == "weights" else word for word in more]
+    assert main(flags(images, tmp_path / "out", "--epochs", "1", *given)) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_segment_leaves_its_input_as_it_is() -> None:
+    """A head in front of an in-place layer still sees what the cut gave, in training too."""
+    from torch import nn
+
+    from cascades.branches import BranchedNet, Exit
+
+    backbone = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Flatten(), nn.LazyLinear(4)
+    )
+    backbone(torch.zeros(2, 3, 8, 8))
+    net = BranchedNet(backbone, [Exit("1", (4,))], (3, 8, 8), 4).train()
+    state = net.segment(0, torch.randn(2, 3, 8, 8))
+    before = state.detach().clone()
+    sum(z.sum() for z in (net.head(0, state), net.segment(1, state))).backward()
+    assert torch.equal(state, before)
+
+
+def test_rare_classes_and_untaught_exits_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.array([0] * 90 + [1] * 2 + [2] * 40)
+    pixels = rng.integers(0, 256, (len(labels), 32, 32, 3)).astype(np.uint8)
+    np.savez(tmp_path / "few.npz", images=pixels, labels=labels)
+    more = ("--exits", "features.0", "--epochs", "1", "--weights", "0", "1")
+    assert main(flags(tmp_path / "few.npz", tmp_path / "out", *more)) == 0
+    told = capsys.readouterr().err
+    assert "few images of 1 (2)" in told
+    assert "no loss taught (weight 0): 1" in told

@@ -44,7 +44,7 @@ def test_soft_cost_is_that_of_coins_thrown_at_every_exit() -> None:
 
 def test_hard_gates_stop_at_the_first_that_is_open() -> None:
     odds = np.array([[1.0, 1.0], [-1.0, 0.5], [-1.0, -0.1], [0.0, 1.0]])
-    assert hard_stops(odds).tolist() == [0, 1, 2, 1]
+    assert hard_stops(odds).tolist() == [0, 1, 2, 0]
 
 
 def test_every_system_has_a_name_and_a_command_line_of_its_own(tmp_path: Path) -> None:
@@ -171,3 +171,31 @@ def test_bad_flags_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
     assert main(["differentiable", "--images", str(tmp_path), "--out", str(tmp_path / "o")]) == 2
     assert "--test" in capsys.readouterr().err
+
+
+def test_labels_are_numbered_as_the_networks_classes(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = trained.parents[1]
+    given = dict(np.load(home / "train.npz"))
+    turned = given | {"labels": 9 - given["labels"], "classes": given["classes"][::-1]}
+    np.savez(home / "turned.npz", **turned)
+    monkeypatch.setattr(differentiable, "FIT_ROWS", "200:")
+    one, other = (
+        differentiable.images_of(Settings(images=home / name, test=home / "test.npz", weights=home))["fit"]
+        for name in ("train.npz", "turned.npz")
+    )
+    np.testing.assert_array_equal(one.labels, other.labels)
+
+
+def test_images_that_the_stored_outputs_are_not_of_are_refused_before_any_training(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eval.papers import main
+
+    monkeypatch.setattr(differentiable, "FIT_ROWS", "200:")
+    home = trained.parents[1]
+    flags = ["--images", str(home / "train.npz"), "--test", str(home / "test.npz"), "--weights", str(tmp_path / "w")]
+    assert main(["differentiable", *flags, "--out", str(tmp_path / "o")]) == 2
+    assert "b_alexnet has outputs of" in capsys.readouterr().err
+    assert not (tmp_path / "w").exists()
+    assert main(["differentiable", "--test", str(home / "test.npz"), "--out", str(tmp_path / "o")]) == 2
+    assert "--images" in capsys.readouterr().err
