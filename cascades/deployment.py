@@ -13,7 +13,7 @@ import numpy as np
 
 from cascades.checking import LONGEST_NAME, MOST_STAGES, is_text
 from cascades.costs import MAX_COST, MIN_COST, Costs, StageCost
-from cascades.plain import brief, read_json
+from cascades.plain import brief, read_json, too_much
 from cascades.points import Fitted, policies_from_plain, policies_to_plain, refuse_version
 from cascades.routing import Routes
 from features.errors import InputError
@@ -211,8 +211,11 @@ def write_deployment(d: Deployment, path: Path) -> None:
     """
     text = json.dumps(deployment_to_plain(d), indent=1, ensure_ascii=False, allow_nan=False, default=_number) + "\n"
     deployment_from_plain(json.loads(text), str(path))
+    content = text.encode()
+    if excess := too_much(content):
+        raise InputError("a policy that can be read back (fewer points, or a smaller topology)", excess, str(path))
     with replacing(path) as temporary:
-        temporary.write_text(text, "utf-8")
+        temporary.write_bytes(content)
 
 
 def _number(value: Any) -> Any:

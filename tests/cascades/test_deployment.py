@@ -170,6 +170,16 @@ def test_the_largest_stage_is_the_dearest_alone(routes_of: Callable[..., Routes]
     assert largest(replace(routes_of(3, "a>b;b>c", [1.0, 9.0, 5.0]), alone=None)) == 1
 
 
+def test_what_no_one_could_read_back_is_not_written(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cascades.plain.LARGEST_FILE", 2**20)
+    wide = replace(deployment, tuned={f"{i}": "x" * 9000 for i in range(200)})
+    with pytest.raises(InputError, match="fewer points, or a smaller topology"):
+        write_deployment(wide, tmp_path / "policy.json")
+    assert not list(tmp_path.iterdir())
+
+
 # --- in words
 
 
@@ -349,7 +359,7 @@ def test_files_that_are_too_large_or_no_files_are_refused_before_they_are_read(t
 
 def test_many_empty_lists_are_refused_before_they_take_memory(tmp_path: Path) -> None:
     text = b"[" + b"[]," * (MOST_CONTAINERS + 1) + b"[]]"
-    assert "more lists and values than any has" in refused(tmp_path / "policy.json", text)
+    assert "or 2,000,000 lists, which none has" in refused(tmp_path / "policy.json", text)
 
 
 def at(content: Any, place: str) -> tuple[Any, Any]:
