@@ -106,22 +106,22 @@ class FitSettings:
         plain = {key: v for key, v in choices.items() if key in ("answer", "softness")}
         found = replace(found, evidence=replace(found.evidence, **evidence), **plain)
         factors = dict(found.multipliers)
-        families: dict[int, list[str]] = {}
         options = {name: dict(settings) for name, settings in found.options.items()}
         for key, value in choices.items():
             head, _, rest = key.partition(".")
             if head == "multiplier":
                 factors[rest] = value
-            elif head == "family":
-                depth, _, name = rest.partition(".")
-                families.setdefault(int(depth), [])
-                if value:
-                    families[int(depth)].append(name)
             elif head in POLICIES:
                 options.setdefault(head, {})[rest] = value
+        deepest = max((int(key.split(".")[1]) for key in choices if key.startswith("family.")), default=0)
         by_depth = tuple(
-            tuple(name for name in self.policies if name == "constant" or name in families[depth]) or ("constant",)
-            for depth in sorted(families)
+            tuple(
+                name
+                for name in self.policies
+                if name == "constant" or choices.get(f"family.{depth}.{name}", name in self.families(depth))
+            )
+            or ("constant",)
+            for depth in range(1, max(deepest, len(self.by_depth)) + 1)
         )
         used = tuple(name for name in self.policies if not by_depth or any(name in names for names in by_depth))
         if all(names == self.policies for names in by_depth):

@@ -538,6 +538,7 @@ def certify(deployment: Deployment, outputs: Outputs, aim: Aim, delta: float, gr
     no outcome whatever would do, and where no group is large enough.
     """
     from cascades.answers import LOSSES
+    from cascades.checking import check_outputs
     from cascades.deployment import Certificate, largest
     from cascades.outcomes import single_outcomes
     from cascades.points import cheapest_within, digest_of
@@ -551,6 +552,7 @@ def certify(deployment: Deployment, outputs: Outputs, aim: Aim, delta: float, gr
         raise InputError(f"a group of at least {LEAST_GROUP} examples", found, "--groups")
     _refuse_too_few(len(outputs), aim, delta, group is not None)
     top = largest(routes)
+    check_outputs(fitted.sweep, outputs, deployment.data)
     routings = fitted.route(outputs)
     base = single_outcomes(outputs, LOSSES[fitted.sweep.loss], fitted.sweep.reader.calibration).wrong[:, top] != 0
     over = base if aim.risk == "increase" else None

@@ -207,22 +207,24 @@ def done(trials: Sequence[FrozenTrial], feasible: bool = True) -> list[FrozenTri
 
 def storage_named(storage: str, folder: Path) -> str:
     """What ``--storage`` means: a URL as it is, ``journal:FILE``, or a file for SQLite; "" is one in ``folder``."""
-    if not storage:
-        return f"sqlite:///{(folder / 'study.db').resolve()}"
     if storage.startswith("journal:") or "://" in storage:
         return storage
-    return f"sqlite:///{Path(storage).resolve()}"
+    from sqlalchemy.engine import URL
+
+    path = Path(storage) if storage else folder / "study.db"
+    return URL.create("sqlite", database=str(path.resolve())).render_as_string()
 
 
 def shown(storage: str) -> str:
-    """A storage's address without its password."""
+    """A storage's address without its password; a file's as it is."""
     if "://" not in storage:
         return storage
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
     try:
-        return make_url(storage).render_as_string(hide_password=True)
+        url = make_url(storage)
+        return url.database or storage if url.drivername == "sqlite" else url.render_as_string(hide_password=True)
     except (ArgumentError, ValueError):
         return storage.partition("://")[0] + "://..."
 
@@ -346,7 +348,7 @@ def patiently(work: Callable[[], Result], address: str, patience: float) -> Resu
 
 
 def _why(error: BaseException, address: str, patience: float) -> str:
-    place = shown(address).removeprefix("sqlite:///")
+    place = shown(address)
     reason = _line(error)
     if "locked" in reason:
         return (

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -64,8 +63,8 @@ WIDE_PRICES = 14
 AIMS = (0.5, 0.0, 0.125, 0.25, 0.375, 0.625, 0.75, 0.875, 1.0)
 """Where on its own frontier, from the cheapest to the most accurate point, a trial with several objectives stands."""
 
-READINGS = 24
-"""Readers kept: fitting one takes half of a trial's time, and most trials share theirs with some earlier one."""
+KNOWN_BYTES = 2**28
+"""Of beliefs kept: fitting them takes half of a trial's time, and four settings share all that are left of them."""
 
 FINALISTS = 5
 """Best trials that are judged again, on folds that no trial was chosen by, before one replaces the plain policy."""
@@ -183,7 +182,12 @@ def run(settings: Settings) -> int:
     task = read_task(settings)
     plain = solved(task, task.plain, task.topology, settings.points)
     searched = Searched() if not settings.trials else search(settings, task, plain)
-    result = conclude(settings, task, plain, searched)
+    try:
+        result = conclude(settings, task, plain, searched)
+    except KeyboardInterrupt:  # while the best trials were judged again: what is known is written none the less
+        stopped = "interrupted; all trials are done, and the best by their own folds is written"
+        searched = replace(searched, stopped=stopped, code=INTERRUPTED)
+        result = conclude(settings, task, plain, searched)
     written = folder.write_all(files_of(settings, task, result))
     show(task, result, written)
     if searched.stopped:
@@ -476,7 +480,7 @@ class Judge:
         order = rng.permutation(len(self.outputs))
         self.folds = [np.sort(order[fold::folds]) for fold in range(folds)]
         self.largest = singly(self.outputs, task.plain.loss)[:, largest(task.routes)]
-        self.readings: OrderedDict[Any, tuple[Reader, Reading]] = OrderedDict()
+        self.known: list[dict[Any, Any]] = [{} for _ in self.folds]
         self.plans: dict[Any, list[Plan]] = {}
 
     def evaluate(self, choices: Mapping[str, Any], report: Report) -> Found:
@@ -513,22 +517,19 @@ class Judge:
         from cascades.fit import fit_sweep
         from cascades.outcomes import single_outcomes
         from cascades.topology import unroll
+        from features.evidence import fit_reader
 
         routes = unroll(topology, self.task.data.costs)
         here = self.outputs.of(routes.stages)
         rest = here.take(np.setdiff1d(np.arange(len(here)), rows))
         key = (fold, routes.stages, routes.paths)
 
-        def read(sample: Outputs, paths: Any, inner: Ints, evidence: Any) -> tuple[Reader, Reading]:
-            from features.evidence import fit_reader
+        known = self.known[fold]
+        if sum(found[1].nbytes for key, found in known.items() if key[0] == "pool") > KNOWN_BYTES / len(self.folds):
+            known.clear()
 
-            at = (*key, evidence)
-            if at not in self.readings:
-                self.readings[at] = fit_reader(sample, paths, inner, evidence)
-            self.readings.move_to_end(at)
-            if len(self.readings) > READINGS:
-                self.readings.popitem(last=False)
-            return self.readings[at]
+        def read(sample: Outputs, paths: Any, inner: Ints, evidence: Any) -> tuple[Reader, Reading]:
+            return fit_reader(sample, paths, inner, evidence, known)
 
         how = replace(how, folds=min(how.folds, INNER_FOLDS))
         sweep, _ = fit_sweep(rest, routes, len(self.prices), how, prices=self.prices, read=read)
@@ -871,7 +872,10 @@ def choose(
         value = first[0].user_attrs["found"][task.natural] if first else math.inf
         return (ranked[0] if ranked[0].user_attrs["found"][task.natural] < value else None), None
     judge = Judge(task, searched.prices, settings.folds, settings.seed + FRESH)
-    base = judge.judge({name: value for name, value in defaults.items() if name != "aim"})
+    try:
+        base = judge.judge({name: value for name, value in defaults.items() if name != "aim"})
+    except (ValueError, ArithmeticError):  # nothing to hold the others against
+        return None, None
     found = []
     for trial in ranked[:FINALISTS]:
         choices = {name: value for name, value in _choices(task, trial).items() if name != "aim"}
@@ -1002,6 +1006,7 @@ def deployment_of(settings: Settings, task: Task, result: Result) -> Any:
 
     from cascades.deployment import Deployment
     from cascades.points import digest_of
+    from eval.run import networks_noted
 
     best = result.best
     tuned: dict[str, Any] = {}
@@ -1026,18 +1031,10 @@ def deployment_of(settings: Settings, task: Task, result: Result) -> Any:
         task.kept,
         {part: digest_of(outputs) for part, outputs in task.data.parts.items()},
         task.learnt.classes,
-        networks_of(settings.data),
+        networks_noted(settings.data, task.data.costs),
         tuned,
         {name: version(name) for name in ("numpy", "scipy", "optuna")},
     )
-
-
-def networks_of(data: str) -> dict[str, Any]:
-    """What ``eval.extract`` noted about the networks that made the data folder; empty if something else made it."""
-    from eval.run import noted
-
-    found: dict[str, Any] = noted(data, "networks", {})
-    return dict(found)
 
 
 def trials_frame(task: Task, trials: Sequence[FrozenTrial]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -249,28 +249,44 @@ def _repeats(classes: Ints) -> NDArray[np.bool_]:
 
 
 def fit_reader(
-    outputs: Outputs, paths: tuple[Path, ...], folds: Ints, settings: EvidenceSettings
+    outputs: Outputs,
+    paths: tuple[Path, ...],
+    folds: Ints,
+    settings: EvidenceSettings,
+    known: MutableMapping[Any, Any] | None = None,
 ) -> tuple[Reader, Reading]:
     """Fit a reader on all examples, and give their evidence as readers that did not see them would.
 
     ``folds`` (n,) fold of each example. Temperatures, one number each, are fitted on all, and so are the pooling
     weights of more than ``FEW`` examples; calibrations of answers and corrections by class are cross-fitted.
+
+    ``known``: what was fitted before on the same examples in the same folds, perhaps for other settings or paths, by
+    all that it depends on; it is used and added to. Every part is fitted only once then, and found the same.
     """
     labels, c = outputs.labels, outputs.classes
+    memo: MutableMapping[Any, Any] = {} if known is None else known
     dense = c <= MANY_CLASSES
     prior = np.log((np.bincount(labels, minlength=c) + 1.0) / (len(labels) + c)) if dense else np.zeros(0)
-    temperature = np.array([_temperature(stage, labels, settings) for stage in outputs.stages])
+    temperature = np.array(
+        [
+            _once(memo, ("temperature", stage.name, settings.calibrate), lambda: _temperature(stage, labels, settings))  # noqa: B023
+            for stage in outputs.stages
+        ]
+    )
     answering = [s for s, stage in enumerate(outputs.stages) if stage.logits is None]
     calibration = {s: fit_answers(outputs.stages[s], labels, c) for s in answering}
     reader = Reader(settings, outputs.names, c, temperature, calibration, prior, {})
     said = _held_out_said(reader, outputs, folds)
     if settings.pooled:
-        reader = replace(reader, pooled=_fit_doubts(said, outputs, folds))
+        reader = replace(reader, pooled=_fit_doubts(said, outputs, folds, memo))
     pools: dict[Path, Pool] = {}
     beliefs: dict[Path, Floats] = {}
 
     def fit(path: Path) -> None:
-        pools[path], beliefs[path] = _fit_pool(said, path, labels, folds)
+        # with few classes the alternatives are the classes, however many ranks are kept; with many, all stages' ranks
+        ranks = 0 if dense else said.ranked.shape[2]
+        key = ("pool", tuple(outputs.names[s] for s in path), settings.calibrate, settings.stack, ranks)
+        pools[path], beliefs[path] = _once(memo, key, lambda: _fit_pool(said, path, labels, folds))
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(fit, paths))
@@ -278,20 +294,30 @@ def fit_reader(
     return reader, Reading(said.ranked, lambda path: _view(reader, said, path, beliefs[path]))
 
 
-def _fit_doubts(said: Said, outputs: Outputs, folds: Ints) -> dict[int, PooledDoubt]:
+def _once(memo: MutableMapping[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+    if key not in memo:
+        memo[key] = make()
+    return memo[key]
+
+
+def _fit_doubts(said: Said, outputs: Outputs, folds: Ints, memo: MutableMapping[Any, Any]) -> dict[int, PooledDoubt]:
     """Doubts by pooled features, fitted on all; ``said`` gets those of fits that did not see the example's fold."""
     found = {}
     for s, stage in enumerate(outputs.stages):
-        if stage.pooled is None:
-            continue
-        wrong = (said.ranked[:, s, 0] != outputs.labels).astype(np.int64)
-        found[s] = fit_pooled(stage.pooled, wrong)
-        held_out = np.empty(len(wrong), np.float32)
-        for fold in np.unique(folds):
-            rows, rest = folds == fold, folds != fold
-            held_out[rows] = fit_pooled(stage.pooled[rest], wrong[rest])(stage.pooled[rows])
-        said.doubts[s] = held_out
+        pooled = stage.pooled
+        if pooled is not None:
+            wrong = (said.ranked[:, s, 0] != outputs.labels).astype(np.int64)
+            key = ("doubt", stage.name)
+            found[s], said.doubts[s] = _once(memo, key, lambda: _fit_doubt(pooled, wrong, folds))  # noqa: B023
     return found
+
+
+def _fit_doubt(pooled: Floats, wrong: Ints, folds: Ints) -> tuple[PooledDoubt, Floats]:
+    held_out = np.empty(len(wrong), np.float32)
+    for fold in np.unique(folds):
+        rows, rest = folds == fold, folds != fold
+        held_out[rows] = fit_pooled(pooled[rest], wrong[rest])(pooled[rows])
+    return fit_pooled(pooled, wrong), held_out
 
 
 def _temperature(stage: Stage, labels: Ints, settings: EvidenceSettings) -> float:

@@ -252,6 +252,14 @@ def test_storages(given_as: str, meant: str) -> None:
     assert storage_named(given_as, Path("/o")) == meant
 
 
+@pytest.mark.parametrize("name", ["we ird%20#1", "que?stion=1", "50%", "\u00e4&b"])
+def test_files_may_be_called_anything(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    assert len(run_through(plan(storage_named("", tmp_path / name), 2))) == 2
+    assert (tmp_path / name / "study.db").exists()
+    assert str(tmp_path / name) in study._why(OSError("x"), storage_named("", tmp_path / name), 1.0)
+
+
 def test_no_password_is_shown() -> None:
     assert shown("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
     assert "secret" not in shown("postgresql://me:secret@host:port/db")

@@ -137,6 +137,7 @@ def test_settings_by_depth_reach_their_paths(small: Path) -> None:
     sweep, _ = fit_sweep(task.learnt, task.routes, 3, how)
     assert sweep.rules[0,].names[:-1] == ("constant", "value")
     assert sweep.rules[0, 1].names[:-1] == ("constant", "threshold")
+    assert plain.chosen({"family.2.value": False}).by_depth == (plain.policies, ("constant", "threshold"))
     nobody = plain.chosen({f"family.{d}.{name}": False for d in (1, 2) for name in ("threshold", "value")})
     assert nobody.policies == ("constant",)
 
@@ -248,11 +249,15 @@ def test_judging_is_fitting_on_the_other_folds(small: Path) -> None:
 def test_kept_readers_change_nothing(small: Path) -> None:
     task = task_of(small)
     judge = Judge(task, [0.01, 0.03, 0.1], 2, seed=0)
-    choices = [{}, {"softness": 0.0}, {"evidence.agreement": False}, {}]
+    choices: list[dict[str, Any]] = [
+        *({}, {"softness": 0.0}, {"evidence.agreement": False}, {"evidence.stack": False}, {"evidence.ranks": 1}),
+        *({"evidence.calibrate": False}, {"topology": "alexnet_resnet"}, {"topology": "googlenet_resnet"}, {}),
+    ]
     again = [judge.judge(c) for c in choices]
     fresh = [Judge(task, [0.01, 0.03, 0.1], 2, seed=0).judge(c) for c in choices]
     assert [(j.cost, j.error, j.curve) for j in again] == [(j.cost, j.error, j.curve) for j in fresh]
-    assert (again[0].cost, again[0].curve) == (again[3].cost, again[3].curve)
+    assert (again[0].cost, again[0].curve) == (again[-1].cost, again[-1].curve)
+    assert len({str(j.curve) for j in again}) > 2
 
 
 def test_the_value_is_told_after_each_fold_and_a_miss_is_worse_than_any_hit(small: Path) -> None:
@@ -499,6 +504,23 @@ def test_an_interrupt_writes_the_best_so_far_and_leaves_the_test_part_alone(smal
     opened.close()
     assert not state.running  # what was under way was given back
     assert len(state.finished) >= 4
+
+
+def test_an_interrupt_while_the_best_are_judged_again_loses_nothing(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = tune.choose
+
+    def choose(settings: Settings, task: Task, plain: tune.Solved, searched: tune.Searched) -> Any:
+        if not searched.stopped:
+            raise KeyboardInterrupt
+        return real(settings, task, plain, searched)
+
+    monkeypatch.setattr(tune, "choose", choose)
+    assert main(flags(small, tmp_path, "--trials", "2")) == 130
+    assert summary(tmp_path)["test"] is None
+    assert summary(tmp_path)["stopped"].startswith("interrupted; all trials are done")
+    assert read_deployment(tmp_path / "policy.json").target.accuracy == 0.8
 
 
 def test_a_file_that_stays_locked_ends_the_search_with_the_best_so_far(

@@ -10,6 +10,7 @@ import pytest
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
+from cascades.plain import to_plain
 from features import evidence
 from features.belief import FLOOR, OUT, Pool
 from features.calibration import MANY_CLASSES, fit_answers, fit_temperature
@@ -524,6 +525,28 @@ def test_every_setting_of_the_search_space_works_and_nothing_else_is_in_it(kind:
             columns.append((name, view.columns))
             beliefs.append((name, view.logp.tobytes(), view.x.tobytes()))
         assert len({each[1:] for each in beliefs if each[0] == name}) == len(values)  # every value changes something
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("classes", [3, 100])
+def test_what_is_known_already_is_found_the_same(kind: str, classes: int) -> None:
+    """One memory for all settings, and for fewer stages: readers and evidence are bit for bit those of a fresh fit."""
+    outputs = world(kind, classes, n=120, k=3)
+    pooled = np.random.default_rng(0).normal(size=(120, 4)).astype(np.float32)
+    outputs = replace(outputs, stages=(replace(outputs.stages[0], pooled=pooled), *outputs.stages[1:]))
+    known: dict[object, object] = {}
+    space = EvidenceSettings.search_space(outputs)
+    tries = [{}, *({name: value} for name, values in space.items() for value in values), {}]
+    for seen in (outputs, outputs.of(("b", "c"))):
+        paths = every_path(len(seen.stages))
+        for settings in (replace(EvidenceSettings(), **each) for each in tries):  # type: ignore[arg-type]
+            one, read = fit_reader(seen, paths, folds_of(seen), settings, known)
+            other, fresh = fit_reader(seen, paths, folds_of(seen), settings)
+            assert to_plain(one) == to_plain(other)
+            for path in paths:
+                assert read.view(path).columns == fresh.view(path).columns
+                np.testing.assert_array_equal(read.view(path).x, fresh.view(path).x)
+                np.testing.assert_array_equal(read.view(path).logp, fresh.view(path).logp)
 
 
 def test_the_search_space_knows_pooled_features_measured_numbers_and_ranks_that_are_needed() -> None:
