@@ -1,9 +1,8 @@
-"""A search space and a way to judge a choice from it turned into a study that many processes share and none can lose.
+"""A search space and a way to judge a choice from it turned into a study that many processes share and none can lose."""
 
-Every trial wanted is a *slot*, numbered from 0. A slot is begun by whoever claims it in the storage (one process only);
-if that process dies, the slot is given to another with the same choices. What is done, under way and open is reckoned
-from the storage's own list each time (``accounts``), so there is nothing else to keep in step, to lock or to repair.
-"""
+# Every trial wanted is a *slot*, numbered from 0. A slot is begun by whoever claims it in the storage (one process);
+# if that process dies, the slot is given to another with the same choices. What is done, under way and open is reckoned
+# from the storage's own list each time (``accounts``): there is nothing else to keep in step, to lock or to repair.
 
 from __future__ import annotations
 
