@@ -1,4 +1,4 @@
-"""A search space and a way to judge a choice from it turned into a study that many processes share and none can lose."""
+"""A search space and a way to judge a choice from it turned into a study that many processes share and none loses."""
 
 # Every trial wanted is a *slot*, numbered from 0. A slot is begun by whoever claims it in the storage (one process);
 # if that process dies, the slot is given to another with the same choices. What is done, under way and open is reckoned
