@@ -45,6 +45,9 @@ LEAST_DELTA = 1e-6
 """Smaller ones take minutes."""
 
 ROUNDING = 1e-12
+REPEATED = 0.01
+"""Share of examples that may be exact repetitions: data sets have some."""
+
 NAMED = 10
 """Groups that a message names at most."""
 
@@ -146,8 +149,8 @@ class Aim:
 def aim_of(settings: Settings, target: Target) -> Aim:
     """What the flags, or else the policy's own target, ask for.
 
-    A budget, or shares of exits, were met by choosing a point: that point is judged, and no other. Raises InputError
-    for an error that can't be.
+    A budget, or shares of exits, were met by choosing a point, and so were two limits on the error at once: that point
+    is judged, and no other. Raises InputError for an error that can't be.
     """
     own = {"increase": target.error_increase, "error": None if target.accuracy is None else 1 - target.accuracy}
     risk = settings.risk or next((risk for risk in RISKS if own[risk] is not None), "increase")
@@ -156,7 +159,8 @@ def aim_of(settings: Settings, target: Target) -> Aim:
         raise InputError(
             "an error between 0 and 1", str(bound), "--target" if settings.target is not None else "target"
         )
-    return Aim(risk, bound, bound is not None and target.budget is None and not target.shares)
+    several = all(each is not None for each in own.values())
+    return Aim(risk, bound, bound is not None and target.budget is None and not target.shares and not several)
 
 
 # --- the examples
@@ -175,6 +179,7 @@ def certification_examples(deployment: Deployment, where: str | None) -> tuple[O
     if len(outputs) < LEAST_EXAMPLES:
         raise InputError(f"at least {LEAST_EXAMPLES} examples to certify on", str(len(outputs)), name)
     check_outputs(deployment.fitted.sweep, outputs, name)
+    refuse_repeated(outputs, name)
     return outputs, note
 
 
@@ -201,7 +206,12 @@ def _kept_aside(deployment: Deployment) -> tuple[Outputs, str]:
     if changed or digest_of([data.parts[part] for part in learnt]) != deployment.fitted.examples:
         found = f"others in {', '.join(changed or learnt)}"
         raise InputError("the very examples that the policy was made with; or new ones: --data FOLDER", found, name)
-    return _of(data.parts["certify"], deployment, name), ""
+    outputs = _of(data.parts["certify"], deployment, name)
+    both = shared_examples(outputs, pooled([_of(data.parts[part], deployment, name) for part in learnt]))
+    if len(both) > REPEATED * len(outputs):
+        found = f"{len(both):,} of {len(outputs):,} that it was, such as id {both[0]}"
+        raise InputError("a certify part that nothing was learned from", found, name)
+    return outputs, ""
 
 
 def _new(deployment: Deployment, where: str) -> tuple[Outputs, str]:
@@ -222,7 +232,11 @@ def _new(deployment: Deployment, where: str) -> tuple[Outputs, str]:
             from cascades.folder import keep_back
 
             own = keep_back(own, deployment.kept, deployment.seed)
-        learned = pooled([_of(own.parts[part], deployment, own.name) for part in LEARNT if part in own.parts])
+        learnt_parts = [own.parts[part] for part in LEARNT if part in own.parts]
+        # a policy is fitted on the fit part, or on it and the tune part
+        if deployment.fitted.examples not in (digest_of(learnt_parts), digest_of(learnt_parts[0])):
+            raise InputError("the examples that the policy was fitted on", "others", own.name)
+        learned = pooled([_of(part, deployment, own.name) for part in learnt_parts])
     except InputError:
         return outputs, (
             f"The policy's data, {deployment.data}, can't be read here: that none of these examples was learned from "
@@ -264,14 +278,31 @@ def pooled(parts: Sequence[Outputs]) -> Outputs:
 def shared_examples(outputs: Outputs, learned: Outputs) -> list[Any]:
     """Ids of the ``outputs`` that are among the ``learned`` examples, known by what the stages said of them.
 
-    Logits tell examples apart whatever they are called. Answers alone don't: there the id has to be the same too, and
-    where ids are but row numbers, most of the answers as well.
+    Logits tell examples apart whatever they are called, and so does a name, other than a row's number, with its label,
+    whatever the digits of the logits. Answers alone don't: there the id has to be the same too, and where ids are but
+    row numbers, most of the answers as well.
     """
     told = any(stage.logits is not None for stage in outputs.stages)
+    texts = outputs.ids.dtype.kind == learned.ids.dtype.kind == "U"
+    if told and texts and not all(map(str.isdecimal, outputs.ids.tolist())):
+        known = set(zip(learned.ids.tolist(), learned.labels.tolist(), strict=True))
+        named = [one for one in zip(outputs.ids.tolist(), outputs.labels.tolist(), strict=True) if one in known]
+        if named:
+            return [one for one, _ in named]
     there = set(_rows(learned, named=not told))
     both = [one for one, row in zip(outputs.ids.tolist(), _rows(outputs, named=not told), strict=True) if row in there]
     numbered = not told and sorted(map(str, outputs.ids.tolist())) == sorted(map(str, range(len(outputs))))
     return [] if numbered and 2 * len(both) < len(outputs) else both
+
+
+def refuse_repeated(outputs: Outputs, where: str) -> None:
+    """Raises InputError where more than ``REPEATED`` of the examples stand there already: they tell nothing twice."""
+    if not any(stage.logits is not None for stage in outputs.stages):
+        return  # answers of different examples are often the same
+    n = len(outputs)
+    again = n - len(set(_rows(outputs, named=False)))
+    if again > REPEATED * n:
+        raise InputError("examples that are all different", f"{again:,} of {n:,} that stand there twice", where)
 
 
 def _rows(outputs: Outputs, named: bool) -> list[bytes]:
@@ -538,7 +569,6 @@ def certify(deployment: Deployment, outputs: Outputs, aim: Aim, delta: float, gr
     no outcome whatever would do, and where no group is large enough.
     """
     from cascades.answers import LOSSES
-    from cascades.checking import check_outputs
     from cascades.deployment import Certificate, largest
     from cascades.outcomes import single_outcomes
     from cascades.points import cheapest_within, digest_of
@@ -552,7 +582,6 @@ def certify(deployment: Deployment, outputs: Outputs, aim: Aim, delta: float, gr
         raise InputError(f"a group of at least {LEAST_GROUP} examples", found, "--groups")
     _refuse_too_few(len(outputs), aim, delta, group is not None)
     top = largest(routes)
-    check_outputs(fitted.sweep, outputs, deployment.data)
     routings = fitted.route(outputs)
     base = single_outcomes(outputs, LOSSES[fitted.sweep.loss], fitted.sweep.reader.calibration).wrong[:, top] != 0
     over = base if aim.risk == "increase" else None

@@ -38,6 +38,7 @@ from eval.certify import (
     groups_of,
     main,
     pooled,
+    refuse_repeated,
     risk_bound,
     risk_p,
     shared_examples,
@@ -216,8 +217,8 @@ def test_no_number_of_examples_helps_what_is_not_so() -> None:
     [
         ({}, Target(error_increase=0.01), Aim("increase", 0.01, True)),
         ({}, Target(accuracy=0.75), Aim("error", 0.25, True)),
-        ({}, Target(error_increase=0.0, accuracy=0.75), Aim("increase", 0.0, True)),
-        ({"risk": "error"}, Target(error_increase=0.0, accuracy=0.75), Aim("error", 0.25, True)),
+        ({}, Target(error_increase=0.0, accuracy=0.75), Aim("increase", 0.0, False)),
+        ({"risk": "error"}, Target(error_increase=0.0, accuracy=0.75), Aim("error", 0.25, False)),
         ({"risk": "error"}, Target(error_increase=0.0), Aim("error", None, False)),
         ({}, Target(budget=5.0), Aim("increase", None, False)),
         ({"target": 0.02}, Target(budget=5.0), Aim("increase", 0.02, False)),
@@ -619,3 +620,19 @@ def test_as_a_user_runs_it(home: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "certified on 1,200 examples that nothing was learned from" in done.stdout
     assert read_deployment(tmp_path / "out.json").certificate is not None
+
+
+def test_examples_that_stand_there_twice_are_refused() -> None:
+    one = logits(60, 0)
+    twice = replace(pooled([one, one]), ids=np.arange(120))
+    refuse_repeated(one, "here")
+    with pytest.raises(InputError, match="60 of 120"):
+        refuse_repeated(twice, "here")
+
+
+def test_a_name_tells_an_example_whose_logits_were_reckoned_elsewhere() -> None:
+    named = np.array([f"image {i}" for i in range(60)])
+    old = replace(logits(60, 0), ids=named)
+    stages = tuple(replace(stage, logits=np.asarray(stage.logits) * (1 + 1e-6)) for stage in old.stages)
+    assert shared_examples(replace(old, stages=stages), old) == named.tolist()
+    assert shared_examples(replace(old, stages=stages, labels=(old.labels + 1) % old.classes), old) == []
