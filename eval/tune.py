@@ -464,7 +464,7 @@ class Judge:
 
     Every fold is fitted on the others and routed; the target is solved on all folds routed so far. The folds, their
     order and the prices are the same for all choices, so that what differs between two is the choices and little noise.
-    Measured on the embedded data (7,000 examples, a fold fitted on two thirds to three quarters of them), in seconds of
+    Measured on the embedded data (7,000 examples, a fold fitted on two thirds or three quarters of them), in seconds of
     a core: a fold took 1.2 as ``eval.frontier`` would fit it, 0.64 with nine given prices and three inner folds, 0.27
     where beliefs were known already. Half of the trials end after one fold or two.
     """
