@@ -47,7 +47,7 @@ def measure(settings: Settings) -> dict[str, object]:
     trial, mean, error = found or (first, 0.0, 0.0)
     how, topology = task.chosen({name: value for name, value in tune._choices(task, trial).items() if name != "aim"})
     other = plain if trial is first else tune.solved(task, how, topology, settings.points)
-    tested = tune.test(settings, task, plain, other)
+    tested = tune.measured_on_test(settings, task, plain, other)
     name = "plain" if other is plain else "tuned"
     difference = tested.get("difference", {"net_cost": {"value": 0.0, "low": 0.0, "high": 0.0}})["net_cost"]
     base = tested["plain"]["cost"]["value"]

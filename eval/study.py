@@ -548,7 +548,9 @@ def _put_down(opened: Opened, slot: int, before: FrozenTrial | None) -> None:
     trial = optuna.create_trial(
         state=TrialState.WAITING, params=params, distributions=kinds, user_attrs={SLOT: slot, KEY: key}
     )
-    opened.ask(lambda: opened.study.add_trial(trial))
+    # Drawing takes a while: somebody else may have put the slot down meanwhile, and two would make a spare.
+    if slot in accounts(opened.trials(), opened.plan.trials).missing:
+        opened.ask(lambda: opened.study.add_trial(trial))
 
 
 def _drawn(opened: Opened, slot: int, kinds: Mapping[str, Any]) -> dict[str, Any]:

@@ -846,7 +846,7 @@ def conclude(settings: Settings, task: Task, plain: Solved, searched: Searched) 
             best = solved(task, how, topology, settings.points)
         except InputError as error:  # solvable on the folds, by a hair, and not on the whole
             trial, note = None, f" (the best trial's policy can't meet the target when fitted on all: {error})"
-    tested = None if searched.stopped else test(settings, task, plain, best)
+    tested = None if searched.stopped else measured_on_test(settings, task, plain, best)
     return Result(plain, best, trial, gain, searched, tested, verdict(task, trial, gain, tested, note))
 
 
@@ -912,7 +912,7 @@ def _choices(task: Task, trial: FrozenTrial) -> dict[str, Any]:
     return values_of(task.space, trial.params)
 
 
-def test(settings: Settings, task: Task, plain: Solved, best: Solved) -> dict[str, Any]:
+def measured_on_test(settings: Settings, task: Task, plain: Solved, best: Solved) -> dict[str, Any]:
     """Both policies on the test part: cost and error with intervals, and the difference, paired."""
     from eval.intervals import Bootstrap, estimate, interval, ratio, resampled
 

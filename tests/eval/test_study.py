@@ -380,6 +380,24 @@ def test_who_was_taken_for_dead_drops_what_it_found(tmp_path: Path) -> None:
     assert len(opened.trials()) == 2
 
 
+def test_a_slot_put_down_by_another_while_one_draws_is_put_down_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = plan(sqlite(tmp_path), 3, sampler="grid")
+    opened, real, calls = open_study(one), study._drawn, []
+
+    def drawn(mine: study.Opened, slot: int, kinds: Mapping[str, Any]) -> dict[str, Any]:
+        calls.append(slot)
+        if len(calls) == 1:  # another process begins, and is faster
+            study._put_down(open_study(one), slot, None)
+        return real(mine, slot, kinds)
+
+    monkeypatch.setattr(study, "_drawn", drawn)
+    work(opened, judged)
+    assert calls[:2] == [0, 0]
+    assert [(t.user_attrs[SLOT], t.state) for t in opened.trials()] == [(i, TrialState.COMPLETE) for i in range(3)]
+
+
 def test_no_sign_of_life_for_long_enough_is_death(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(study.time, "monotonic", lambda: now[0])
