@@ -48,7 +48,8 @@ def measure(data: DataFolder, seed: int) -> list[dict[str, object]]:
     reference = float(picking.there.wrong[:, largest(routes)].mean())
     points = len(fitted.names) - len(fitted.mixtures)
     tested = fitted.route(parts["test"])[:points]
-    own = fitted.route(parts.get("tune", parts["fit"]))[:points]
+    mine = parts.get("tune", parts["fit"])
+    own = fitted.route(mine)[:points]
     rows = []
     for how, spending in {"held out": picking.routings[:points], "as fitted": own}.items():
         expected = expected_of(fitted, picking.routings, reference, spending)
@@ -58,13 +59,14 @@ def measure(data: DataFolder, seed: int) -> list[dict[str, object]]:
         wanted += [Target(accuracy=float(a)) for a in np.linspace(accuracy[0], accuracy[-1], TARGETS)]
         for target in wanted:
             solved, point = solve(target, fitted, picking.routings, reference, spending)
-            there, here = (solved.with_mixtures(all_)[point] for all_ in (tested, spending))
+            there = solved.with_mixtures(tested, parts["test"].ids)[point]
+            here = solved.with_mixtures(spending, picking.ids if how == "held out" else mine.ids)[point]
             found = interval(there)
             row: dict[str, object] = {"data": data.name, "seed": seed, "costs": how}
             if target.budget is not None:
                 row |= judged_budget(target.budget, here, there, found.cost)
             elif target.accuracy is not None:
-                here = solved.with_mixtures(picking.routings[:points])[point]
+                here = solved.with_mixtures(picking.routings[:points], picking.ids)[point]
                 row |= judged_accuracy(target.accuracy, here, there, found.error)
             rows.append(row | {"point": solved.names[point][0]})
     return rows

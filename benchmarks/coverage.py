@@ -16,6 +16,10 @@ for it: the others have an error of their own, and what is drawn is missing ther
 good, the rest looks bad. The error of the difference is sqrt(1 / n + 1 / (N - n)) in place of sqrt(1 / n), by which
 alone a bound that is right in 95 % holds in 91 % when half is drawn. Drawn up to a third of the world.
 
+"budget" is the first design for the walk along the cost: the target is a share of what the reference stage costs,
+"saving" how much of the budget the certified point spends in truth ("none certified" spends nothing), and "cost_over"
+how far the bound on the risk lies above what was measured.
+
 "increase" is over the largest stage, or over the best one of the fit part where that is another.
 """
 
@@ -40,9 +44,11 @@ from cascades.points import Fitted, Picking, fit_points
 from cascades.routing import Routes
 from cascades.targets import expected_of, solve
 from cascades.topology import parse_topology, unroll
-from eval.bounds import _score, betting_p, paired_p, slack_for
-from eval.certify import COST_SHARE, certify_points, cost_bound, fixed_sequence, pooled
+from eval.bounds import _most, _score, betting_p, paired_p, slack_for
+from eval.certify import BELOW, Points, within_budget
 from eval.frontier import Settings, fit_settings
+from eval.learn_then_test import COST_SHARE, Claim, Levels, certify_points, cost_bound, cost_p, fixed_sequence
+from eval.untouched import pooled
 from features.errors import InputError
 from features.outputs import Floats, Ints, Outputs
 
@@ -62,12 +68,16 @@ MANY, FAR = 100, 0.03
 
 DESIGNS = ("exact", "held out")
 
+BUDGETS = (0.05, 0.1, 0.2, 0.4)
+"""Of what the largest stage costs."""
+
 
 @dataclass(frozen=True)
 class World:
     """What a fit's points do in the world of N examples: ``wrong`` (m, N) and ``cost`` (m, N); ``base`` (N,) is the
     reference stage's, which alone costs ``alone``; ``order`` per target, the points to test; ``picked`` what would have
-    been chosen without a certificate, or -1."""
+    been chosen without a certificate, or -1. ``budgets``: for each, as a share of ``alone``, the points to test for it,
+    one after another, as indices of ``wrong``; the last is what would have been chosen."""
 
     wrong: Floats
     cost: Floats
@@ -76,6 +86,7 @@ class World:
     span: tuple[float, float]
     order: dict[float, Ints]
     picked: dict[float, int]
+    budgets: dict[float, list[int]]
 
 
 def worlds(data: Outputs, routes: Routes, seed: int) -> Iterator[tuple[str, World]]:
@@ -104,17 +115,26 @@ def world(fitted: Fitted, picking: Picking, rest: Outputs, stage: int, alone: fl
             picked[target] = -1
     expected = expected_of(fitted, picking.routings, reference)
     order = {target: fixed_sequence(expected.cost, expected.error, reference + target, alone) for target in TARGETS}
-    routings = fitted.route(rest)
+    points = Points(fitted, rest)
+    every = [points.mixture(i) for i in range(len(fitted.names))]
+    budgets: dict[float, list[int]] = {}
+    for share in BUDGETS:
+        steps = [within_budget(fitted, expected, (1 - below) * share * alone) for below in (*BELOW, 0.0)]
+        found = list(dict.fromkeys(m for m in steps if m is not None))
+        if len(found) == len(steps):  # it lies among the costs to be had
+            budgets[share] = [*range(len(every), len(every) + len(found))]
+            every += found
     base = single_outcomes(rest, LOSSES["top1"], fitted.sweep.reader.calibration).wrong[:, stage] != 0
-    cost = routings[0].routes.cost
+    cost = fitted.sweep.routes.cost
     return World(
-        np.stack([routing.wrong != 0 for routing in routings]),
-        np.stack([routing.cost for routing in routings]),
+        np.stack([points.wrong(m) for m in every]),
+        np.stack([points.cost(m) for m in every]),
         base,
         alone,
         (float(cost.min()), float(cost.max())),
         order,
         picked,
+        budgets,
     )
 
 
@@ -187,7 +207,7 @@ def judge(here: World, name: str, design: str, n: int, draws: int, rng: np.rando
                     row["picked_broken"] = (here.wrong[picked].mean() - here.base.mean()) > target + 1e-12
                 if draw < CHECKED and design == "exact" and len(order) and (target, delta) == (TARGETS[1], DELTAS[-1]):
                     parts = ([here.wrong[i][taken] for i in order], [here.cost[i][taken] for i in order])
-                    found = certify_points(*parts, here.base[taken], target, delta, here.span)
+                    found = certify_points(*parts, here.base[taken], [Claim("increase", target)], delta, here.span)
                     assert found.passed == passed, "eval.certify says otherwise"
                 if passed:
                     point = int(order[passed - 1])
@@ -208,6 +228,64 @@ def judge(here: World, name: str, design: str, n: int, draws: int, rng: np.rando
     return rows
 
 
+def judge_budgets(here: World, name: str, n: int, draws: int, rng: np.random.Generator) -> list[dict[str, object]]:
+    """A row a draw, budget and delta, of the exact design: whether what is certified to keep to the budget does, and
+    whether the bound on its risk holds."""
+    size = len(here.base)
+    change = here.wrong.mean(axis=1) - here.base.mean()
+    spent = here.cost.mean(axis=1)
+    rows = []
+    for draw in range(draws):
+        taken = rng.integers(size, size=n)
+        base = here.base[taken]
+        for share, (*order, picked) in here.budgets.items():
+            budget = share * here.alone
+            for delta in DELTAS:
+                level = Levels.of(delta, grouped=False, budget=True)
+                passed = 0
+                for i in order:
+                    if cost_p(here.cost[i][taken], here.span, budget, level.cost) > level.cost:
+                        break
+                    passed += 1
+                row: dict[str, object] = {
+                    "reference": name,
+                    "design": "budget",
+                    "n": n,
+                    "target": share,
+                    "delta": delta,
+                }
+                row |= {"none": passed == 0, "broken_risk": False, "broken_cost": False, "saving": 0.0}
+                row |= {"picked_saving": spent[picked] / budget, "picked_broken": spent[picked] > budget}
+                if passed:
+                    point, alpha = order[passed - 1], level.risk / len(order)
+                    worse, better = (int((x & ~y).sum()) for x, y in _both(here.wrong[point][taken], base))
+                    row["saving"] = spent[point] / budget
+                    row["broken_cost"] = spent[point] > budget
+                    row["broken_risk"] = paired_bound_below(worse, better, n, float(change[point]), alpha)
+                    if draw < CHECKED:
+                        parts = ([here.wrong[i][taken] for i in order], [here.cost[i][taken] for i in order])
+                        least = [Claim("increase", None)]
+                        found = certify_points(*parts, base, least, delta, here.span, budget=budget)
+                        assert found.passed == passed, "eval.certify says otherwise"
+                        assert (found.risk_bounds[0] < change[point] - 2e-5) <= row["broken_risk"]
+                        row["cost_over"] = found.risk_bounds[0] - found.values[0]
+                rows.append(row)
+    return rows
+
+
+def _both(wrong: Floats, base: Floats) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+    return (wrong, base), (base, wrong)
+
+
+def paired_bound_below(worse: int, better: int, n: int, truth: float, alpha: float) -> bool:
+    """Whether ``paired_bound`` lies below the truth: exactly if its test rejects that, which needs no look where they
+    are within a standard error and a half."""
+    if (worse - better) / n > truth - 1.5 * np.sqrt(worse + better) / n:
+        return False
+    p = _most(lambda a: np.maximum(a - (worse - better), 0), worse + better, n, truth, slack_for(alpha))
+    return p <= alpha
+
+
 def measure(where: str, fits: int, draws: int) -> pd.DataFrame:
     folder = read_folder(where, 0)
     routes = unroll(parse_topology("_".join(folder.costs.stages), tuple(folder.costs.stages)), folder.costs)
@@ -222,6 +300,8 @@ def measure(where: str, fits: int, draws: int) -> pd.DataFrame:
                 for d, design in enumerate(DESIGNS):
                     if n <= len(here.base) * (1.0 if design == "exact" else HELD_OUT):
                         rows += judge(here, name, design, n, draws, np.random.default_rng([seed, k, d]))
+                if n <= len(here.base):
+                    rows += judge_budgets(here, name, n, draws, np.random.default_rng([seed, k, 9]))
             took = time.perf_counter() - fitted
             print(f"{folder.name} {seed} {name}: fitted in {fitted - start:.0f} s, judged in {took:.0f} s", flush=True)
             start = time.perf_counter()
@@ -248,7 +328,9 @@ def markdown(table: pd.DataFrame) -> str:
         "delta 0.05, at 0 | 0.5 | 1 | 2 points |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for (data, reference, n), some in table.groupby(["data", "reference", "n"], sort=False):
+    for (data, reference, n), some in table[table["design"] != "budget"].groupby(
+        ["data", "reference", "n"], sort=False
+    ):
         cells = []
         for design in DESIGNS:
             for delta in DELTAS:
@@ -260,6 +342,23 @@ def markdown(table: pd.DataFrame) -> str:
             kept = f"{100 * row['kept']:.0f} %" if row["picked_saving"] > 0 else "-"
             cells.append(kept + (f" ({100 * row['none']:.0f} %)" if row["none"] >= 0.005 else ""))
         lines.append(f"| {data}, {reference} | {n:,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def budget_markdown(table: pd.DataFrame) -> str:
+    """What the docs show of budgets: the worst share of broken promises, and how much of each budget is spent."""
+    told = " | ".join(f"{100 * share:g} %" for share in BUDGETS)
+    lines = [
+        f"| data, over its | n | broken, delta 0.1 | delta 0.05 | budget spent, delta 0.05, at {told} of its cost |",
+        "|---" * (4 + len(BUDGETS)) + "|",
+    ]
+    for (data, reference, n), some in table[table["design"] == "budget"].groupby(
+        ["data", "reference", "n"], sort=False
+    ):
+        worst = [f"{100 * some[some['delta'] == delta]['broken_either'].max():.1f} %" for delta in DELTAS]
+        spent = some[some["delta"] == DELTAS[-1]].set_index("target")
+        cells = [f"{100 * spent.loc[share, 'saving']:.0f} %" if share in spent.index else "-" for share in BUDGETS]
+        lines.append(f"| {data}, {reference} | {n:,} | {' | '.join([*worst, *cells])} |")
     return "\n".join(lines)
 
 
@@ -282,7 +381,7 @@ def main() -> None:
             found = pd.concat([old[old["data"] != found["data"].iloc[0]], found])
         found.to_csv(args.out, index=False, float_format="%.6g")
     if args.out.exists():
-        print(markdown(pd.read_csv(args.out)))
+        print(markdown(pd.read_csv(args.out)), budget_markdown(pd.read_csv(args.out)), sep="\n\n")
     elif args.table:
         print(f"no {args.out}: nothing was measured yet")
 

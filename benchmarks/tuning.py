@@ -97,6 +97,24 @@ def table(found: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def summary(found: pd.DataFrame) -> str:
+    """A line a data set, target and sampler, over the seeds: what the docs show."""
+    lines = [
+        "| data, target, trials | sampler | best held out, % better than plain | kept, of | finalist on the test part: "
+        "net cost, %, by seed |",
+        "|---|---|---|---|---|",
+    ]
+    for (data, target, trials, sampler), some in found.groupby(["data", "target", "trials", "sampler"], sort=False):
+        gain = 100 * (1 - some["best held out"] / some["plain held out"])
+        net = ", ".join(
+            f"{row['net value %']:+.0f} [{row['net low %']:+.0f}, {row['net high %']:+.0f}]{'*' * bool(row['kept'])}"
+            for row in some.to_dict("records")
+        )
+        kept = f"{int(some['kept'].sum())} of {len(some)}"
+        lines.append(f"| {data}, {target}, {trials} | {sampler} | {gain.mean():.0f} | {kept} | {net} |")
+    return "\n".join(lines)
+
+
 def timed(trials: int) -> str:
     """Two processes on the embedded data, the whole command: by the clock, and what processors worked."""
     with TemporaryDirectory() as out:
@@ -145,7 +163,7 @@ def main() -> None:
                 row = pd.DataFrame([measure(settings)])
             (pd.concat([there, row]) if len(there) else row).to_csv(args.out, index=False, float_format="%.6g")
             print(table(row).splitlines()[-1], flush=True)
-    print(table(pd.read_csv(args.out)))
+    print(table(pd.read_csv(args.out)), summary(pd.read_csv(args.out)), sep="\n\n")
 
 
 if __name__ == "__main__":

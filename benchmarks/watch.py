@@ -8,14 +8,18 @@ world is the test part: the reference (5,000 examples) and every stream are draw
 an unchanged world both are samples of the very same distribution, which is what the promise is about. (Streams drawn
 from the test part and held against other examples are not: the test part's 10,000 differ from those by chance, and a
 stream ten times as long sees it. That is measured too, as "nothing, other examples": the reference is then the
-kept-back half of the fit part itself.) While nothing changes the certificate's bounds are the world's own mean cost and
-increase of the error, where a breach is hardest to tell; else they lie two standard errors of 5,000 examples above.
+kept-back half of the fit part itself. And "nothing, certified on the reference": as ``eval.certify`` does, the cheapest
+point is chosen that passes for a target on n examples drawn from the world, which are the reference too, and on which
+the point looked good; draws on which none passes are drawn anew.) While nothing changes the certificate's bounds are
+the world's own mean cost and increase of the error, where a breach is hardest to tell, or what was certified; else they
+lie two standard errors of 5,000 examples above.
 
 A changed stream is the same up to an example, then drawn otherwise: a class doubled or removed (each class in turn),
 the networks' logits scaled (surer or less sure), or with noise added. Delays are counted in examples from the change;
 no alarm is waited for longer than 100,000. "log": only paths and confidences, answers too, or also a label at each
-twentieth example. "alarmed before": share of runs with an alarm before the change; "never": share of the others with
-none within 100,000 examples; "median", "90 %" of the delay; "first": which monitor was first how often.
+twentieth example, or at every one. "alarmed before": share of runs with an alarm before the change; "never": share of
+the others with none within 100,000 examples; "median", "90 %" of the delay; "first": which monitor was first how often,
+"rightly" where it is one of a certified bound that does not hold in the world.
 """
 
 from __future__ import annotations
@@ -25,18 +29,23 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from cascades.deployment import Certificate
+from cascades.deployment import Bound, Certificate
 from cascades.fit import FitSettings
 from cascades.folder import DataFolder, keep_back, read_folder
 from cascades.points import cheapest_within, fit_points
 from cascades.routing import Routing
 from cascades.topology import parse_topology, unroll
-from eval.drift import NONE, Examples, Subject, Watch, confidences, path_names, reference_of
+from eval.drift import Watch
+from eval.monitors import Alarm
+from eval.reference import Subject, confidences, path_names, reference_of
+from eval.routinglog import NONE, Examples
 from features.outputs import Floats, Ints, Outputs
 
 MARGIN = 0.005
@@ -44,9 +53,11 @@ KEPT = 0.5
 REFERENCE = 5_000
 LENGTH = 100_000
 STARTS = (0, 5_000, 20_000)
-LABELLED = 0.05
+LABELLED = {"paths": 0.0, "answers": 0.0, "labels": 0.05, "every label": 1.0}
 PIECE = 2_500
-LOGS = ("paths", "answers", "labels")
+LOGS = tuple(LABELLED)
+DELTA = 0.05
+CERTIFIED = [(n, target) for n in (1_000, 5_000) for target in (0.005, 0.0)]
 
 
 @dataclass(frozen=True)
@@ -59,16 +70,24 @@ class World:
     chance: Floats
 
     @property
+    def wrong(self) -> NDArray[np.bool_]:
+        return np.asarray(self.examples.answer != self.examples.label)
+
+    @property
+    def base(self) -> NDArray[np.bool_]:
+        """Whether the largest stage is wrong."""
+        return np.asarray(self.examples.largest != self.examples.label)
+
+    @property
     def error(self) -> float:
-        wrong = self.examples.answer != self.examples.label
-        return float(np.average(wrong, weights=self.chance))
+        return float(np.average(self.wrong, weights=self.chance))
 
     def draw(self, count: int, log: str, rng: np.random.Generator) -> Examples:
         """So many lines of a log that says so much."""
         rows = np.searchsorted(np.cumsum(self.chance) / self.chance.sum(), rng.random(count), "right")
         found = self.examples.take(rows)
         blank = np.full(count, NONE)
-        labelled = rng.random(count) < (LABELLED if log == "labels" else 0.0)
+        labelled = rng.random(count) < LABELLED[log]
         return replace(
             found,
             answer=blank if log == "paths" else found.answer,
@@ -88,15 +107,15 @@ class Bench:
         how = FitSettings(("constant", "threshold", "logistic", "value"))
         parts = {name: part.of(self.routes.stages) for name, part in data.parts.items()}
         self.fitted, picking = fit_points(parts["fit"], parts.get("tune"), self.routes, 20, how)
-        cost = np.array([routing.mean_cost for routing in picking.routings])
-        error = np.array([routing.error for routing in picking.routings])
-        bound = picking.there.wrong[:, self.largest].mean() + MARGIN
-        self.point = cheapest_within(cost, error, float(bound))
+        self.cost = np.array([routing.mean_cost for routing in picking.routings])
+        self.error = np.array([routing.error for routing in picking.routings])
+        self.reference = float(picking.there.wrong[:, self.largest].mean())
+        self.point = cheapest_within(self.cost, self.error, self.reference + MARGIN)
         self.test, self.other = parts["test"], self.world(parts["certify"])
         self.usual = self.world(self.test)
 
-    def world(self, outputs: Outputs) -> World:
-        routing = self.fitted.route(outputs)[self.point]
+    def world(self, outputs: Outputs, point: int | None = None) -> World:
+        routing = self.fitted.route(outputs)[self.point if point is None else point]
         full = np.asarray(outputs.stages[self.largest].logits).argmax(axis=1)
         labels, answer = outputs.labels.astype(np.int64), routing.answer.astype(np.int64)
         examples = Examples(routing.path.astype(np.int64), confidences(routing, outputs), answer, labels, full)
@@ -115,16 +134,42 @@ class Bench:
             stages.append(replace(stage, logits=scale * logits + noise * rng.standard_normal(logits.shape, np.float32)))
         return self.world(replace(self.test, stages=tuple(stages)))
 
-    def subject(self, rows: Ints, world: World, errors: float) -> Subject:
-        """The reference is these examples of a world; the certificate's bounds lie so many standard errors above."""
+    def promised(self, errors: float) -> Certificate:
+        """Its bounds lie so many standard errors above what is true."""
+        usual = self.usual
+        increase, cost = usual.wrong.astype(float) - usual.base, usual.routing.cost
+        bounds = [float(x.mean() + errors * x.std() / np.sqrt(REFERENCE)) for x in (increase, cost)]
+        risk = Bound("increase", bounds[0], float(increase.mean()))
+        return Certificate(DELTA, (risk,), bounds[1], float(cost.mean()), REFERENCE, "", "", self.point, "")
+
+    @cached_property
+    def points(self) -> list[World]:
+        """The usual world at every point."""
+        return [self.world(self.test, point) for point in range(len(self.cost))]
+
+    def certified(self, n: int, target: float, rng: np.random.Generator) -> tuple[World, Ints, Certificate]:
+        """The world at the point that is certified on n of its examples, these, and the certificate."""
+        from eval.learn_then_test import Claim, certify_points, fixed_sequence
+
+        alone = self.routes.alone
+        below = float("inf") if alone is None else float(alone[self.largest])
+        order = fixed_sequence(self.cost, self.error, self.reference + target, below)
+        worlds, base = [self.points[int(point)] for point in order], self.usual.base
+        span = float(self.routes.cost.min()), float(self.routes.cost.max())
+        while True:
+            rows = rng.integers(len(base), size=n)
+            wrong, cost = [world.wrong[rows] for world in worlds], [world.routing.cost[rows] for world in worlds]
+            found = certify_points(wrong, cost, base[rows], [Claim("increase", target)], DELTA, span)
+            if found.passed:
+                point = int(order[found.passed - 1])
+                risk = Bound("increase", target, found.values[0])
+                made = Certificate(DELTA, (risk,), found.cost_bound, found.cost, n, "", "", point, "")
+                return self.points[point], rows, made
+
+    def subject(self, rows: Ints, world: World, promised: Certificate) -> Subject:
+        """The reference is these examples of a world."""
         routing, outputs = world.routing, world.outputs
         drawn = replace(routing, path=routing.path[rows], answer=routing.answer[rows], wrong=routing.wrong[rows])
-        usual = self.usual
-        cost = usual.routing.cost
-        wrong, largest = (usual.examples.label != one for one in (usual.examples.answer, usual.examples.largest))
-        increase = wrong.astype(float) - largest
-        bounds = [float(x.mean() + errors * x.std() / np.sqrt(REFERENCE)) for x in (increase, cost)]
-        true = Certificate(0.05, "increase", *bounds, float(increase.mean()), float(cost.mean()), len(rows), "", "")
         runs = np.array([[s in path for s in range(len(self.routes.stages))] for path in self.routes.paths])
         return Subject(
             path_names(self.routes),
@@ -134,7 +179,7 @@ class Bench:
             self.routes.unit,
             outputs.classes,
             reference_of(drawn, outputs.take(rows)),
-            true,
+            promised,
         )
 
     def changes(self) -> Iterator[tuple[str, list[World]]]:
@@ -149,41 +194,91 @@ class Bench:
         yield "a class doubled, noise of 1", self.reweighted(self.distorted(1.0, 1.0), 2.0)
 
 
-def delays(bench: Bench, name: str, worlds: list[World], start: int, log: str, repeats: int) -> dict[str, object]:
-    """One row: ``repeats`` streams that change at ``start``."""
+@dataclass(frozen=True)
+class Case:
+    """Streams that change ``at`` an example from the first world into one of ``worlds``, which take turns. ``certify``:
+    how many examples a point is certified on, and for what target; there nothing changes."""
+
+    name: str
+    worlds: list[World]
+    at: int
+    log: str
+    runs: int
+    certify: tuple[int, float] | None = None
+
+
+def subject_and_world(bench: Bench, case: Case, rng: np.random.Generator) -> tuple[Subject, World]:
+    """What is watched, and the world before any change."""
+    if case.certify is not None:
+        world, rows, certificate = bench.certified(*case.certify, rng)
+        return bench.subject(rows, world, certificate), world
+    other = case.name == "nothing, other examples"
+    world = bench.other if other else bench.usual
+    rows = np.arange(len(world.examples)) if other else rng.integers(len(world.examples), size=REFERENCE)
+    promised = bench.promised(0.0 if case.name.startswith("nothing") else 2.0)
+    return bench.subject(rows, world, promised), bench.usual
+
+
+def rightly(alarm: Alarm, subject: Subject, world: World) -> bool:
+    """Whether a bound is alarmed about that does not hold."""
+    promised = subject.certificate
+    assert promised is not None
+    truth = {"risk bound": world.error - float(world.base.mean()), "cost bound": world.routing.mean_cost}
+    bounds = {"risk bound": promised.bounds[0].most, "cost bound": promised.cost_bound}
+    return alarm.monitor in truth and truth[alarm.monitor] > bounds[alarm.monitor] + 1e-12
+
+
+def delays(bench: Bench, case: Case) -> dict[str, object]:
+    """One row of the table."""
     found, first, early, begun = [], Counter[str](), 0, time.perf_counter()
-    for repeat in range(repeats):
-        rng = np.random.default_rng([start, repeat, LOGS.index(log), *name.encode()])
-        other = name == "nothing, other examples"
-        world = bench.other if other else bench.usual
-        rows = np.arange(len(world.examples)) if other else rng.integers(len(world.examples), size=REFERENCE)
-        watch = Watch(bench.subject(rows, world, 0.0 if name.startswith("nothing") else 2.0), 0.05, repeat)
+    errors = [world.error for world in case.worlds]
+    for repeat in range(case.runs):
+        rng = np.random.default_rng([case.at, repeat, LOGS.index(case.log), *case.name.encode()])
+        subject, usual = subject_and_world(bench, case, rng)
+        watch = Watch(subject, 0.05, repeat)
+        worlds = case.worlds if case.certify is None else [usual]
+        errors += [] if case.certify is None else [usual.error]
         alarm = None
-        for begin in range(0, start + LENGTH, PIECE):
-            here = bench.usual if begin < start else worlds[repeat % len(worlds)]
-            raised = watch.feed(here.draw(PIECE, log, rng))
+        for begin in range(0, case.at + LENGTH, PIECE):
+            here = usual if begin < case.at else worlds[repeat % len(worlds)]
+            raised = watch.feed(here.draw(PIECE, case.log, rng))
             if raised:
                 alarm = raised[0]
                 break
-        if alarm is not None and alarm.at <= start:
+        if alarm is not None and alarm.at <= case.at:
             early += 1
             continue
-        found.append(np.inf if alarm is None else alarm.at - start)
-        first[alarm.monitor if alarm else "none"] += 1
+        found.append(np.inf if alarm is None else alarm.at - case.at)
+        unchanged = alarm is not None and case.name.startswith("nothing")
+        right = alarm is not None and unchanged and rightly(alarm, subject, usual)
+        first[(alarm.monitor if alarm else "none") + (" rightly" if right else "")] += 1
     apart = np.array(found or [np.nan])
     return {
-        "change": name,
-        "at": start,
-        "log": log,
-        "error": float(np.mean([world.error for world in worlds])),
-        "runs": repeats,
-        "alarmed before": early / repeats,
+        "change": case.name,
+        "at": case.at,
+        "log": case.log,
+        "error": float(np.mean(errors)),
+        "runs": case.runs,
+        "alarmed before": early / case.runs,
         "never": float(np.mean(np.isinf(apart))),
         "median": float(np.quantile(apart, 0.5, method="inverted_cdf")),
         "90 %": float(np.quantile(apart, 0.9, method="inverted_cdf")),
         "first": ", ".join(f"{monitor} {count}" for monitor, count in first.most_common()),
         "seconds": time.perf_counter() - begun,
     }
+
+
+def cases(bench: Bench, unchanged: int, repeats: int) -> list[Case]:
+    found = [
+        Case("nothing", [bench.usual], 0, "labels", unchanged),
+        Case("nothing, other examples", [bench.usual], 0, "labels", max(1, unchanged // 4)),
+    ]
+    for n, target in CERTIFIED:
+        name = f"nothing, certified on the reference ({n:,} examples, {100 * target:g} points)"
+        found.append(Case(name, [], 0, "every label", unchanged, (n, target)))
+    for name, worlds in bench.changes():
+        found += [Case(name, worlds, start, log, repeats) for log in LOGS[:3] for start in STARTS]
+    return found
 
 
 def main() -> None:
@@ -194,13 +289,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "watch.csv")
     args = parser.parse_args()
     bench = Bench(read_folder(args.data))
-    cases = [("nothing", [bench.usual], 0, "labels", args.unchanged)]
-    cases += [("nothing, other examples", [bench.usual], 0, "labels", max(1, args.unchanged // 4))]
-    for name, worlds in bench.changes():
-        cases += [(name, worlds, start, log, args.repeats) for log in LOGS for start in STARTS]
     rows = []
-    for case in cases:
-        rows.append({"data": bench_name(args.data), **delays(bench, *case)})
+    for case in cases(bench, args.unchanged, args.repeats):
+        rows.append({"data": bench_name(args.data), **delays(bench, case)})
         print(rows[-1], flush=True)
     args.out.parent.mkdir(exist_ok=True)
     table = pd.DataFrame(rows)

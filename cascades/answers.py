@@ -16,11 +16,12 @@ class Loss:
     """A loss in [0, 1] of ``ranks`` ranked answers.
 
     ``excess``: what is lost beyond the last stage alone (Bolukbasi et al., 2017): an example that the full network
-    also gets wrong costs nothing when it leaves early.
+    also gets wrong costs nothing when it leaves early. ``told``: what people call its mean.
     """
 
     ranks: int
     excess: bool = False
+    told: str = "error"
 
     def of(self, answers: Ints, labels: Ints, full: Ints) -> Floats:
         """Loss (n,) of ``answers`` (n, r) for ``labels`` (n,); ``full`` (n, r) are the last stage's own."""
@@ -38,7 +39,11 @@ class Loss:
         return np.asarray(belief.probability(np.column_stack(lost)), dtype=np.float32)
 
 
-LOSSES: dict[str, Loss] = {"top1": Loss(1), "top5": Loss(5), "excess": Loss(1, excess=True)}
+LOSSES: dict[str, Loss] = {
+    "top1": Loss(1),
+    "top5": Loss(5, told="top-5 error"),
+    "excess": Loss(1, excess=True, told="excess error"),
+}
 
 
 def _last(reading: Reading, _view: View, path: Path, ranks: int) -> Ints:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cascades.answers import LOSSES
 from cascades.checking import LONGEST_NAME, MOST_STAGES, is_text
 from cascades.costs import MAX_COST, MIN_COST, Costs, StageCost
 from cascades.plain import brief, read_json, too_much
@@ -61,25 +63,52 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Certificate:
-    """With probability at least 1 - ``delta`` over the examples it was made on, both bounds hold.
+class Bound:
+    """The mean of a ``risk``, "increase" (loss over the largest stage's) or "error" (loss), is at most ``most``.
 
-    ``risk``: "increase" (mean loss over the largest stage's) or "error" (mean loss); ``risk_bound`` what it is at most,
-    ``cost_bound`` what the mean cost is at most. ``value`` and ``cost``: their means on the ``examples``, whose
-    ``digest`` (``digest_of``) tells which they were. ``method``: of the test, in words. ``groups``: the bound for each
-    group that was certified too.
+    ``value``: its mean on the examples. ``groups``: the bound within each group that has one.
+    """
+
+    risk: str
+    most: float
+    value: float
+    groups: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """With probability at least 1 - ``delta`` over the examples it was made on, all ``bounds`` hold together with that
+    on the cost, of the cascade number ``point`` of the ``policies`` (``policies_digest``) and no other.
+
+    ``cost_bound``: what the mean cost is at most; ``cost`` what it was on the ``examples``, whose ``digest``
+    (``digest_of``) tells which they were. ``method``: of the test, in words.
     """
 
     delta: float
-    risk: str
-    risk_bound: float
+    bounds: tuple[Bound, ...]
     cost_bound: float
-    value: float
     cost: float
     examples: int
     digest: str
     method: str
-    groups: Mapping[str, float] = field(default_factory=dict)
+    point: int
+    policies: str
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at certifying something on some examples, whatever came of it: tries add up.
+
+    ``digest`` of the examples and how many they are; ``policies`` the digest of the policies; ``asked``: what was
+    tested, in words; ``point``: what was certified, None if nothing was.
+    """
+
+    digest: str
+    examples: int
+    delta: float
+    policies: str
+    asked: str
+    point: int | None
 
 
 @dataclass(frozen=True)
@@ -108,7 +137,8 @@ class Deployment:
     ``data``: name of the data folder, with the ``seed`` it was split by and the ``kept`` share of its fit part that
     nothing was learned from (0 if it has a certify part). ``parts``: per part the digest of its examples. ``classes``:
     their number. ``networks``: per network its spec, weights' digest and preprocessing, as ``eval.extract`` noted, or
-    empty. ``tuned``: what was chosen by search, in JSON's types. ``versions``: of the libraries.
+    empty. ``tuned``: what was chosen by search, in JSON's types. ``versions``: of the libraries. ``attempts``: every
+    try at a certificate, also for the policies that stood in the same file before.
     """
 
     fitted: Fitted
@@ -127,6 +157,18 @@ class Deployment:
     versions: Mapping[str, str] = field(default_factory=dict)
     certificate: Certificate | None = None
     reference: Reference | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+
+def policies_digest(fitted: Fitted) -> str:
+    """SHA-256 of all that decides where an example stops and what that costs."""
+    return _digest(policies_to_plain(fitted))
+
+
+def _digest(policies: Mapping[str, Any]) -> str:
+    deciding = {key: value for key, value in policies.items() if key != "cascades"}  # words for people
+    text = json.dumps(deciding, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=_number)
+    return sha256(text.encode()).hexdigest()
 
 
 def largest(routes: Routes) -> int:
@@ -145,8 +187,8 @@ def largest(routes: Routes) -> int:
 # --- in words
 
 
-def in_words(target: Target, unit: str) -> str:
-    """What was asked for, in a sentence without a full stop.
+def in_words(target: Target, unit: str, loss: str = "top1") -> str:
+    """What was asked for, in a sentence without a full stop; ``loss`` is a name of ``LOSSES``.
 
     >>> in_words(Target(budget=5.0, shares={"resnet": 0.1}), "ms per image")
     'the most accurate of at most 5 ms per image on average, at most 10 % of the examples exiting at resnet'
@@ -154,14 +196,19 @@ def in_words(target: Target, unit: str) -> str:
     parts = []
     if target.budget is not None:
         parts.append(f"of at most {target.budget:.6g} {unit} on average")
+    told = LOSSES[loss].told
     if target.error_increase is not None:
-        parts.append(f"erring at most {100 * target.error_increase:.6g} points more than the largest stage")
+        parts.append(f"with {_a(told)} at most {100 * target.error_increase:.6g} points above the largest stage's")
     if target.accuracy is not None:
-        parts.append(f"right in at least {100 * target.accuracy:.6g} % of the examples")
+        parts.append(f"with {_a(told)} of at most {100 * (1 - target.accuracy):.6g} %")
     shares: Mapping[str, float] = target.shares
     parts += [f"at most {100 * share:.6g} % of the examples exiting at {stage}" for stage, share in shares.items()]
     cheap = target.budget is None and not (target.error_increase is None and target.accuracy is None)
     return f"the {'cheapest' if cheap else 'most accurate'} {', '.join(parts)}"
+
+
+def _a(told: str) -> str:
+    return f"{'an' if told[0] in 'aeiou' else 'a'} {told}"
 
 
 def described(deployment: Deployment) -> dict[str, str]:
@@ -178,20 +225,27 @@ def described(deployment: Deployment) -> dict[str, str]:
             f"point {m.other} ({names[m.other][0]}), else point {m.one} ({names[m.one][0]})"
         )
     device = f", on {deployment.costs.device}" if deployment.costs.device else ""
+    loss = deployment.fitted.sweep.loss
+    told = LOSSES[loss].told
     found = {
         "topology": f"{deployment.topology}, of the stages {', '.join(deployment.fitted.sweep.routes.stages)}",
-        "target": in_words(deployment.target, unit) if _asked(deployment.target) else "none",
+        "target": in_words(deployment.target, unit, loss) if _asked(deployment.target) else "none",
         "point": f"{point} of {len(deployment.fitted.names)}: {rule}",
-        "expected": f"{expected.cost[point]:.6g} {unit}{device}, {100 * expected.error[point]:.4g} % wrong, the "
-        f"largest stage {100 * expected.reference:.4g} % (held out: {expected.examples:,} examples of "
+        "expected": f"{expected.cost[point]:.6g} {unit}{device}, {_a(told)} of {100 * expected.error[point]:.4g} %, "
+        f"the largest stage's {100 * expected.reference:.4g} % (held out: {expected.examples:,} examples of "
         f"{deployment.data})",
         "certificate": "none: nothing is promised (eval.certify)",
     }
     if deployment.certificate is not None:
         c = deployment.certificate
-        what = "loses at most {} points more than the largest stage" if c.risk == "increase" else "errs in at most {} %"
+        what = [
+            f"{_a(told)} at most {100 * bound.most:.6g} points above the largest stage's"
+            if bound.risk == "increase"
+            else f"{_a(told)} of at most {100 * bound.most:.6g} %"
+            for bound in c.bounds
+        ]
         found["certificate"] = (
-            f"with probability at least {1 - c.delta:.6g} it {what.format(f'{100 * c.risk_bound:.6g}')} and costs at "
+            f"with probability at least {1 - c.delta:.6g} it has {', '.join(what)} and costs at "
             f"most {c.cost_bound:.6g} {unit} on average ({c.method}; {c.examples:,} examples)"
         )
     return found
@@ -255,6 +309,7 @@ def deployment_to_plain(d: Deployment) -> dict[str, Any]:
             "examples": d.expected.examples,
         },
         "certificate": None if d.certificate is None else asdict(d.certificate),
+        "attempts": [asdict(attempt) for attempt in d.attempts],
         "reference": None if d.reference is None else asdict(d.reference),
         "data": d.data,
         "seed": d.seed,
@@ -306,15 +361,24 @@ def deployment_from_plain(found: Any, where: str) -> Deployment:
         at.mapping("versions", lambda here, key: here.text(key)),
         None if found["certificate"] is None else _certificate(at.inside("certificate")),
         None if found["reference"] is None else _reference(at.inside("reference")),
+        _attempts(found["attempts"], f"{where}, attempts"),
     )
+    certificate = deployment.certificate
+    if certificate is not None:
+        if certificate.point != deployment.point:
+            expected = f"the certificate's point, {certificate.point} (or no certificate: null, and certify again)"
+            raise InputError(expected, str(deployment.point), f"{where}, point")
+        if certificate.policies != _digest(found["policies"]):
+            expected = "the policies that the certificate was made for (or no certificate: null, and certify again)"
+            raise InputError(expected, "others", f"{where}, policies")
     if strange := [part for part in deployment.parts if part not in PARTS]:
         raise InputError(f"parts among {', '.join(PARTS)}", brief(strange[0]), f"{where}, parts")
     return deployment
 
 
 KEYS = (
-    *("topology", "point", "target", "expected", "certificate", "reference", "data", "seed", "kept", "parts"),
-    *("classes", "networks", "tuned", "versions", "costs", "policies"),
+    *("topology", "point", "target", "expected", "certificate", "attempts", "reference", "data", "seed", "kept"),
+    *("parts", "classes", "networks", "tuned", "versions", "costs", "policies"),
 )
 """What a policy file must hold besides its format and version, and all that it may, but for a description."""
 
@@ -451,24 +515,61 @@ def _expected(at: _At, points: int) -> Expected:
 
 
 def _certificate(at: _At) -> Certificate:
-    risk, delta = at.text("risk"), at.number("delta", 0, 1)
-    if risk not in RISKS or not 0 < delta < 1:
-        raise InputError(f"a risk among {', '.join(RISKS)}, and delta between 0 and 1", brief([risk, delta]), at.where)
+    bounds = at.found.get("bounds")
+    if not isinstance(bounds, list) or not 0 < len(bounds) <= len(RISKS):
+        raise InputError("1 or 2 bounds", brief(type(bounds).__name__), f"{at.where}, bounds")
+    found = tuple(_bound(_At(bound, f"{at.where}, bounds")) for bound in bounds)
+    if len({bound.risk for bound in found}) < len(found):
+        raise InputError("a bound for each risk", f"two for {found[0].risk}", f"{at.where}, bounds")
     return Certificate(
-        delta,
-        risk,
-        at.number("risk_bound", -1, 1),
+        _delta(at),
+        found,
         at.number("cost_bound", 0, MAX_COST * MOST_STAGES),
-        at.number("value", -1, 1),
         at.number("cost", 0, MAX_COST * MOST_STAGES),
         at.whole("examples", 1, MOST_EXAMPLES),
         at.text("digest"),
         at.text("method", LONGEST_TEXT),
-        at.mapping("groups", lambda here, group: here.number(group, -1, 1)),
+        at.whole("point", 0, MOST_EXAMPLES),
+        at.text("policies"),
     )
 
 
+def _delta(at: _At) -> float:
+    delta = at.number("delta", 0, 1)
+    if not 0 < delta < 1:
+        raise InputError("a number between 0 and 1", brief(delta), f"{at.where}, delta")
+    return delta
+
+
 RISKS = ("increase", "error")
+
+
+def _bound(at: _At) -> Bound:
+    risk = at.text("risk")
+    if risk not in RISKS:
+        raise InputError(f"a risk among {', '.join(RISKS)}", brief(risk), at.where)
+    groups = at.mapping("groups", lambda here, group: here.number(group, -1, 1))
+    return Bound(risk, at.number("most", -1, 1), at.number("value", -1, 1), groups)
+
+
+MOST_ATTEMPTS = 10_000
+
+
+def _attempts(found: Any, where: str) -> tuple[Attempt, ...]:
+    if not isinstance(found, list) or len(found) > MOST_ATTEMPTS:
+        raise InputError(f"a list of at most {MOST_ATTEMPTS:,} attempts", brief(type(found).__name__), where)
+    return tuple(_attempt(_At(one, where)) for one in found)
+
+
+def _attempt(at: _At) -> Attempt:
+    return Attempt(
+        at.text("digest"),
+        at.whole("examples", 1, MOST_EXAMPLES),
+        _delta(at),
+        at.text("policies"),
+        at.text("asked", LONGEST_TEXT),
+        None if at.found.get("point") is None else at.whole("point", 0, MOST_EXAMPLES),
+    )
 
 
 def _reference(at: _At) -> Reference:

@@ -57,6 +57,16 @@ class LiveCascade:
     plans: tuple[Plan, ...]
     shares: tuple[float, ...]
 
+    def drawn(self, coin: Floats) -> Ints | None:
+        """(n,) which plan each example follows by its ``coin`` (n,) in [0, 1); None if there is but one.
+
+        With ``coins(ids, fitted.coin)`` as in the stored outputs' routing.
+        """
+        if len(self.plans) == 1:
+            return None
+        place = np.searchsorted(np.cumsum(self.shares[1:]), coin, "right") + 1
+        return np.asarray(np.where(place < len(self.plans), place, 0))
+
 
 def live_cascade(fitted: Fitted, point: int, on_device: bool = False) -> LiveCascade:
     """The cascade of the frontier's point number ``point``, ready to decide.

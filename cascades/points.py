@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from itertools import pairwise
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cascades.answers import LOSSES
 from cascades.cascade import Routed, Sweep
@@ -19,7 +20,7 @@ from cascades.fit import FOLDS, FitSettings, fit_sweep
 from cascades.hull import lower_hull
 from cascades.outcomes import Outcomes, single_outcomes
 from cascades.plain import UNFINITE, brief, describe, from_plain, read_json, to_plain
-from cascades.routing import OperatingPoint, Routes, Routing, mixed
+from cascades.routing import OperatingPoint, Routes, Routing, coins, mixed
 from features.errors import InputError
 from features.evidence import Path as Stages
 from features.outputs import Floats, Outputs
@@ -31,7 +32,7 @@ ROUNDING = 1e-12
 """An error that is a bound's but for this keeps to it."""
 
 COIN = 5
-"""Seed of the mixtures' coin."""
+"""Seed of the mixtures' coins (``coins``)."""
 
 FORMAT, VERSION = "offramp cascades", 1
 
@@ -86,11 +87,15 @@ class Fitted:
         """Where the examples of ``outputs``, with the stages of the sweep's routes, stop at each point."""
         examples = single_outcomes(outputs, LOSSES[self.sweep.loss], self.sweep.reader.calibration)
         routed = _routings(self.sweep.route(outputs))
-        return self.with_mixtures(routed + [route_chain(examples, self.sweep.routes, *plan) for plan in self.plans])
+        routings = routed + [route_chain(examples, self.sweep.routes, *plan) for plan in self.plans]
+        return self.with_mixtures(routings, outputs.ids)
 
-    def with_mixtures(self, routings: list[Routing]) -> list[Routing]:
-        """The routings of the sweep and the plans, and behind them those of the mixtures."""
-        return routings + [mixed(routings[m.one], routings[m.other], m.share, self.coin) for m in self.mixtures]
+    def with_mixtures(self, routings: list[Routing], ids: Iterable[Any]) -> list[Routing]:
+        """The routings of the sweep and the plans, and behind them those of the mixtures, of the examples ``ids``."""
+        if not self.mixtures:
+            return routings
+        coin = coins(ids, self.coin)
+        return routings + [mixed(routings[m.one], routings[m.other], m.share, coin) for m in self.mixtures]
 
     def points(self, routings: Sequence[Routing]) -> list[OperatingPoint]:
         """Routings of all points as operating points of the router "policy"."""
@@ -100,11 +105,12 @@ class Fitted:
 @dataclass(frozen=True)
 class Picking:
     """What points are picked by: their ``routings`` on the part to pick on, and the stages alone, on the fit part
-    (``fit``, held out where a rule was fitted) and on that part (``there``)."""
+    (``fit``, held out where a rule was fitted) and on that part (``there``), whose examples are called ``ids`` (n,)."""
 
     routings: list[Routing]
     fit: Outcomes
     there: Outcomes
+    ids: NDArray[Any]
 
 
 def fit_points(
@@ -133,7 +139,8 @@ def fit_points(
         )
     examples = digest_of(fit if tune is None else (fit, tune))
     fitted = Fitted(sweep, tuple(plans), tuple(fill_gaps(routings)), examples=examples)
-    return fitted, Picking(fitted.with_mixtures(routings), seen, there)
+    ids = fit.ids[held_out.rows] if tune is None else tune.ids
+    return fitted, Picking(fitted.with_mixtures(routings, ids), seen, there, ids)
 
 
 def cheapest_within(cost: Floats, error: Floats, bound: float) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,12 +128,29 @@ class OperatingPoint:
     routing: Routing
 
 
-def mixed(one: Routing, other: Routing, share: float, seed: int) -> Routing:
-    """Each example goes ``one`` way with probability 1 - ``share``, else the ``other``: a seeded coin an example.
+def coins(ids: Iterable[Any], seed: int | str) -> Floats:
+    """(n,) numbers in [0, 1), one for each of the n ``ids``, as good as drawn at random.
+
+    An example's own, whatever stands beside it and whenever it comes: from the BLAKE2b digest of the seed and its id.
+
+    >>> coins(["a", "b", 3], 5).round(4).tolist() == coins([3, "b", "a"], 5).round(4).tolist()[::-1]
+    True
+    """
+    start = blake2b(f"{seed}\n".encode(), digest_size=8)
+    digests = bytearray()
+    for one in ids.tolist() if isinstance(ids, np.ndarray) else ids:
+        digest = start.copy()
+        digest.update(str(one).encode("utf-8", "surrogatepass"))
+        digests += digest.digest()
+    return (np.frombuffer(bytes(digests), "<u8") >> 11) * 2.0**-53
+
+
+def mixed(one: Routing, other: Routing, share: float, coin: Floats) -> Routing:
+    """Each example goes the ``other`` way where its ``coin`` (n,) is below ``share``, else ``one`` way.
 
     Two routings span every cost between them; on a frontier's hull nothing deterministic need lie there.
     """
-    other_way = np.random.default_rng(seed).random(len(one)) < share
+    other_way = coin < share
     return replace(
         one,
         path=np.where(other_way, other.path, one.path),

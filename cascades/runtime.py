@@ -166,7 +166,8 @@ class Runtime:
     def run(self, pixels: Mapping[Any, Tensor], plan: Ints | None = None) -> Served:
         """Answer a batch: ``pixels`` (n, h, w, channels) uint8 for each crop (``preprocessing.pixels_key``).
 
-        ``plan`` (n,) says which plan each example follows; drawn by the shares if there are several and it is None.
+        ``plan`` (n,) says which plan each example follows (``live.drawn``); drawn by the shares if there are several
+        and it is None.
         Raises InputError for no pixels, and for logits that are not finite.
         """
         import torch

@@ -398,12 +398,12 @@ class Learned:
     def system(self, stages: Sequence[Any], device: Any, examples: int) -> System:
         """As it is raced, on so many examples."""
         from cascades.live import live_cascade
+        from cascades.routing import coins
         from cascades.runtime import Runtime
         from cascades.trial import Together
 
         live = live_cascade(self.fitted, self.point, on_device=device.type != "cpu")
-        draw = np.random.default_rng(self.fitted.coin).random(examples)
-        plan = (draw < live.shares[1]).astype(np.int64) if len(live.plans) > 1 else None
+        plan = live.drawn(coins(range(examples), self.fitted.coin))
         return Together(self.name, Runtime(tuple(stages), live, device), plan)
 
 

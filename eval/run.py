@@ -335,13 +335,14 @@ def held_against(deployment: Deployment, report: Mapping[str, Any]) -> dict[str,
             *wilson(exits, report["about"]["images"]),
         )
     if certificate is not None:
-        if certificate.risk == "increase":
-            hold("certified", "errors over the largest stage's", certificate.risk_bound, *extra)
-        else:
-            hold("certified", "errors", certificate.risk_bound, *error)
+        for bound in certificate.bounds:
+            if bound.risk == "increase":
+                hold("certified", "errors over the largest stage's", bound.most, *extra)
+            else:
+                hold("certified", "errors", bound.most, *error)
         hold("certified", f"mean cost, {unit}, by the policy's costs", certificate.cost_bound, *cost)
     return {
-        "target": in_words(target, unit),
+        "target": in_words(target, unit, deployment.fitted.sweep.loss),
         "delta": None if certificate is None else certificate.delta,
         "promises": found,
     }
@@ -638,6 +639,7 @@ class Trial:
         import numpy as np
 
         from cascades.extraction import ways_of
+        from cascades.routing import coins
         from cascades.runtime import Runtime, networks
         from cascades.trial import Alone, Together
 
@@ -653,11 +655,11 @@ class Trial:
         self.networks = networks(models, device, settings.dtype, settings.compile, self.gates)
         self.alone = [Alone(net.name, s, net, device) for s, net in enumerate(self.networks)]
         self.cascades: list[Together] = []
+        named = len(set(self.names)) == len(self.names)
+        self.ids = np.array(self.names if named else range(len(self.names)))
         for pick in picks:
             live = live_of(fitted, pick.point, device.type != "cpu", settings)
-            plan = None
-            if len(live.plans) > 1:  # the coin of the stored outputs' routing
-                plan = (np.random.default_rng(fitted.coin).random(len(rows)) < live.shares[1]).astype(np.int64)
+            plan = live.drawn(coins(self.ids, fitted.coin))  # the coins of the stored outputs' routing
             self.cascades.append(Together(pick.name, Runtime(self.networks, live, device), plan))
 
     def report(self, step: Any) -> dict[str, Any]:
@@ -712,8 +714,7 @@ class Trial:
                     raise InputError("finite logits", "NaN or infinity", f"network {network.name}")
                 z, gate = parted(logits, len(self.models[0].classes))
                 stages.append(Stage(network.name, logits=z, measured={} if gate is None else {"gate": gate}))
-        ids = np.array(self.names if len(set(self.names)) == len(self.names) else range(len(self.names)))
-        return Outputs(tuple(stages), self.labels.astype(np.int64), ids, "test", len(self.models[0].classes))
+        return Outputs(tuple(stages), self.labels.astype(np.int64), self.ids, "test", len(self.models[0].classes))
 
     def _log(self, path: Path, race: Race, outputs: Outputs) -> None:
         """The routing of the last system, as it was served, in the form that eval.watch reads."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cascades.costs import Costs
-    from cascades.deployment import Expected, Target
+    from cascades.deployment import Attempt, Expected, Target
     from cascades.fit import FitSettings
     from cascades.folder import DataFolder
     from cascades.points import Fitted, Picking, Plan
@@ -1047,7 +1047,18 @@ def deployment_of(settings: Settings, task: Task, result: Result) -> Any:
         networks_noted(settings.data, task.data.costs),
         tuned,
         {name: version(name) for name in ("numpy", "scipy", "optuna")},
+        attempts=attempts_in(settings.out / "policy.json"),
     )
+
+
+def attempts_in(path: Path) -> tuple[Attempt, ...]:
+    """What was tried to certify of the policy that stands there: a new one on the same examples does not undo that."""
+    from cascades.deployment import read_deployment
+
+    try:
+        return read_deployment(path).attempts if path.exists() else ()
+    except InputError:
+        return ()
 
 
 def trials_frame(task: Task, trials: Sequence[FrozenTrial]) -> Any:
@@ -1232,7 +1243,7 @@ def summary_of(settings: Settings, task: Task, result: Result, importance: Mappi
 
     found: dict[str, Any] = _finite(
         {
-            "target": in_words(task.target, task.routes.unit),
+            "target": in_words(task.target, task.routes.unit, task.plain.loss),
             "unit": task.routes.unit,
             "objectives": list(task.objectives),
             "examples": {"learnt": len(task.learnt), **{k: len(v) for k, v in task.data.parts.items()}},
@@ -1274,7 +1285,7 @@ def show(task: Task, result: Result, written: Sequence[Path]) -> None:
     """Prints the table, the verdict and where the files are."""
     from cascades.deployment import in_words
 
-    say(f"Wanted: {in_words(task.target, task.routes.unit)}.")
+    say(f"Wanted: {in_words(task.target, task.routes.unit, task.plain.loss)}.")
     told = f"Expected: held out, of {len(task.learnt):,} examples to learn from"
     told += f"; test part: {result.tested['examples']:,}, with 95 % intervals" if result.tested else ""
     say(f"{told}.")

@@ -18,7 +18,10 @@ from cascades.settings import guard, parse
 from features.errors import InputError
 
 if TYPE_CHECKING:
-    from eval.drift import Alarm, Examples, Log, Subject, Watch
+    from eval.drift import Watch
+    from eval.monitors import Alarm
+    from eval.reference import Subject
+    from eval.routinglog import Examples, Log
 
 ALARM = 3
 """Exit code where there was an alarm; 0 where there was none, 2 for bad input, 1 and 130 as everywhere."""
@@ -78,8 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def watch(settings: Settings) -> int:
     """Read the log to its end, or for ever, and return the exit code."""
     from cascades.deployment import read_deployment
-    from eval.drift import Log, Watch, read_log, subject_of
+    from eval.drift import Watch
     from eval.files import writable
+    from eval.reference import subject_of
+    from eval.routinglog import Log, read_log
 
     for flag in ("json", "prometheus", "state"):
         path: Path | None = getattr(settings, flag)
@@ -125,7 +130,7 @@ class Source:
 
     def begin(self) -> Any:
         """What ``read_log`` reads: the path of a parquet file, else the lines from here on."""
-        from eval.drift import Lines
+        from eval.routinglog import Lines
 
         if self.parquet:
             return self.path
@@ -162,7 +167,7 @@ class Source:
             return sha256(head + file.read(min(HEAD, offset))).hexdigest()
 
     def _read(self) -> Iterator[bytes | None]:
-        from eval.drift import CHUNK
+        from eval.routinglog import CHUNK
 
         while True:
             with self.path.open("rb") as file:
@@ -203,7 +208,7 @@ class Source:
         return (here.st_ino, here.st_dev) != (there.st_ino, there.st_dev) or there.st_size < at
 
     def _piped(self) -> Iterator[bytes | None]:
-        from eval.drift import CHUNK
+        from eval.routinglog import CHUNK
 
         last = time.monotonic()
         while True:

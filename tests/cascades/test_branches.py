@@ -12,7 +12,7 @@ import pytest
 from cascades.fit import FitSettings
 from cascades.live import live_cascade
 from cascades.points import fit_points
-from cascades.routing import Routes
+from cascades.routing import Routes, coins
 from cascades.topology import parse_topology, unroll
 from cascades.zoo import BRANCHED, ZOO, StageModel, load_cascade, load_plain, load_stage, load_stages
 from features.errors import InputError
@@ -273,9 +273,7 @@ def test_exits_are_routed_as_from_stored_outputs_and_trunks_run_once(world: Any,
     several = 0
     for point, routing in enumerate(fitted.route(Outputs(there.stages, there.labels, there.ids, "test", 10))):
         live = live_cascade(fitted, point)
-        plan = None
-        if len(live.plans) > 1:
-            plan = (np.random.default_rng(fitted.coin).random(len(there)) < live.shares[1]).astype(np.int64)
+        plan = live.drawn(coins(there.ids, fitted.coin))
         served = Runtime(running, live, torch.device("cpu")).run({key: pixels}, plan)
         np.testing.assert_array_equal(served.path, routing.path)
         np.testing.assert_array_equal(served.answer, routing.answer)
@@ -346,7 +344,7 @@ def test_gates_decide_live_as_from_stored_outputs(gated_world: Any, answer: str)
         live = live_cascade(fitted, point)
         plan = np.arange(len(pixels)) % len(live.plans)
         if len(live.plans) > 1:
-            plan = (np.random.default_rng(fitted.coin).random(len(outputs)) < live.shares[1]).astype(np.int64)
+            plan = live.drawn(coins(outputs.ids, fitted.coin))
         served = Runtime(running, live, cpu).run({key: pixels}, plan)
         np.testing.assert_array_equal(served.path, routing.path)
         np.testing.assert_array_equal(served.answer, routing.answer)

@@ -21,6 +21,8 @@ from cascades.checking import check_outputs
 from cascades.costs import Costs, StageCost
 from cascades.deployment import (
     SCHEMA,
+    Attempt,
+    Bound,
     Certificate,
     Deployment,
     Reference,
@@ -28,6 +30,7 @@ from cascades.deployment import (
     deployment_to_plain,
     described,
     largest,
+    policies_digest,
     read_deployment,
     write_deployment,
 )
@@ -42,7 +45,12 @@ from features.outputs import Outputs
 from policies import POLICIES
 
 FAMILIES = ("constant", "threshold", "logistic", "value")
-CERTIFICATE = Certificate(0.05, "increase", 0.01, 3.5, 0.004, 3.2, 2000, "ab" * 32, "betting", {"class 1": 0.02})
+BOUNDS = (Bound("increase", 0.01, 0.004, {"class 1": 0.02}), Bound("error", 0.2, 0.18))
+CERTIFICATE = Certificate(0.05, BOUNDS, 3.5, 3.2, 2000, "ab" * 32, "betting", -1, "")
+ATTEMPTS = (
+    Attempt("ab" * 32, 2000, 0.05, "cd" * 32, "an error of at most 0.1", None),
+    Attempt("ab" * 32, 2000, 0.05, "cd" * 32, "an error of at most 0.2", 3),
+)
 REFERENCE = Reference(100, {"a": 60, "a>b": 40}, (0.5, 0.9), {"a": (10, 20, 30), "a>b": (40, 0, 0)}, (50, 25, 25, 0), 9)
 
 
@@ -73,8 +81,9 @@ def deployed(outputs: Outputs, routes: Routes, target: Target, policies: tuple[s
         {"a": {"spec": "x", "weights": "12ab", "preprocessing": "Preprocessing()"}},
         {"trial": 7, "choices": {"softness": 0.5}},
         {"numpy": "2"},
-        CERTIFICATE,
+        replace(CERTIFICATE, point=point, policies=policies_digest(fitted)),
         REFERENCE,
+        ATTEMPTS,
     )
 
 
@@ -101,7 +110,9 @@ def test_what_was_written_is_read_back_and_routes_alike(
     write_deployment(deployment, path)
     back = read_deployment(path)
     assert same(back, deployment)
-    assert back.certificate == CERTIFICATE
+    assert back.certificate == deployment.certificate
+    assert back.certificate == replace(CERTIFICATE, point=back.point, policies=policies_digest(back.fitted))
+    assert back.attempts == ATTEMPTS
     assert back.reference == REFERENCE
     assert back.target == deployment.target
     assert back.costs == deployment.costs
@@ -143,7 +154,7 @@ def test_numbers_of_numpy_are_written_as_any_other(deployment: Deployment, tmp_p
     odd = replace(
         deployment,
         point=np.int64(deployment.point),
-        certificate=replace(CERTIFICATE, cost=np.float64(3.2), examples=np.int64(2000)),
+        certificate=replace(deployment.certificate, cost=np.float64(3.2), examples=np.int64(2000)),
     )
     write_deployment(odd, tmp_path / "policy.json")
     assert same(read_deployment(tmp_path / "policy.json"), deployment)
@@ -188,15 +199,21 @@ def test_the_head_says_what_a_person_wants_to_know(deployment: Deployment) -> No
     assert "stages a, b, c" in told["topology"]
     assert told["target"] == "the most accurate of at most 4 ms on average"
     assert "4 ms, on a CPU" in told["expected"]
-    assert told["certificate"].startswith("with probability at least 0.95 it loses at most 1 points more")
+    assert told["certificate"].startswith(
+        "with probability at least 0.95 it has an error at most 1 points above the largest"
+    )
+    assert "stage's, an error of at most 20 % and costs" in told["certificate"]
     assert "at most 3.5 ms on average (betting; 2,000 examples)" in told["certificate"]
     assert "a coin, of seed 5" in told["point"]
     bare = described(replace(deployment, certificate=None, point=0, target=Target()))
     assert bare["certificate"].startswith("none")
     assert bare["target"] == "none"
     assert " of loss per ms" in bare["point"]
-    error = replace(CERTIFICATE, risk="error", risk_bound=0.2)
-    assert "errs in at most 20 %" in described(replace(deployment, certificate=error))["certificate"]
+    fitted = replace(deployment.fitted, sweep=replace(deployment.fitted.sweep, loss="top5"))
+    other = described(replace(deployment, fitted=fitted, target=Target(error_increase=0.01)))
+    assert other["target"] == "the cheapest with a top-5 error at most 1 points above the largest stage's"
+    assert "a top-5 error of at most 20 %" in other["certificate"]
+    assert " ms, on a CPU, a top-5 error of " in other["expected"]
 
 
 def test_the_head_stands_first(content: dict[str, Any]) -> None:
@@ -396,11 +413,26 @@ def at(content: Any, place: str) -> tuple[Any, Any]:
         ("expected.cost.0", None, "numbers from 0"),
         ("expected.error.0", 2.0, "numbers from 0 to 1"),
         ("expected.examples", 0, "examples: expected"),
-        ("certificate.delta", 0, "delta between 0 and 1"),
-        ("certificate.delta", 1, "delta between 0 and 1"),
-        ("certificate.risk", "luck", "a risk among increase, error"),
-        ("certificate.risk_bound", 2, "risk_bound: expected"),
-        ("certificate.groups", {"a": "b"}, "groups, a: expected"),
+        ("certificate.delta", 0, "delta: expected a number between 0 and 1"),
+        ("certificate.delta", 1, "delta: expected a number between 0 and 1"),
+        ("certificate.bounds.0.risk", "luck", "a risk among increase, error"),
+        ("certificate.bounds.0.most", 2, "most: expected"),
+        ("certificate.bounds.0.groups", {"a": "b"}, "groups, a: expected"),
+        ("certificate.bounds.1.risk", "increase", "a bound for each risk, found two for increase"),
+        ("certificate.bounds", [], "bounds: expected 1 or 2 bounds"),
+        ("certificate.bounds", 7, "bounds: expected 1 or 2 bounds"),
+        ("certificate.bounds.0", 7, "bounds: expected an object"),
+        ("certificate.point", 0, "point: expected the certificate's point, 0 (or no certificate"),
+        ("certificate.policies", "ef" * 32, "policies: expected the policies that the certificate was made for"),
+        ("policies.coin", 6, "policies: expected the policies that the certificate was made for"),
+        ("policies.examples", "x", "policies: expected the policies that the certificate was made for"),
+        ("point", 0, "point: expected the certificate's point"),
+        ("attempts", {}, "attempts: expected a list"),
+        ("attempts", [{}] * 10_001, "attempts: expected a list of at most 10,000"),
+        ("attempts.0", 1, "attempts: expected an object"),
+        ("attempts.0.delta", 1, "delta: expected a number between 0 and 1"),
+        ("attempts.0.point", "x", "point: expected a whole number"),
+        ("attempts.0.asked", None, "asked: expected a line of text"),
         ("certificate", [], "certificate: expected an object"),
         ("reference.edges", [0.9, 0.5], "edges that rise"),
         ("reference.counts", {"a": [1, 2]}, "3 whole numbers from 0 on"),

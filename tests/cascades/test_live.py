@@ -12,7 +12,7 @@ import pytest
 from cascades.fit import FitSettings
 from cascades.live import LiveCascade, Reckoner, lazy, live_cascade
 from cascades.points import Fitted, fit_points
-from cascades.routing import Routes, Routing
+from cascades.routing import Routes, Routing, coins
 from features.errors import InputError
 from features.evidence import EvidenceSettings
 from features.outputs import Outputs
@@ -45,9 +45,8 @@ def follow(live: LiveCascade, logits: Sequence[Any], plan: Any, batch: int, tens
 
 
 def plan_of(fitted: Fitted, live: LiveCascade, n: int) -> Any:
-    if len(live.plans) == 1:
-        return np.zeros(n, int)
-    return (np.random.default_rng(fitted.coin).random(n) < live.shares[1]).astype(int)
+    plan = live.drawn(coins(range(n), fitted.coin))
+    return np.zeros(n, int) if plan is None else plan
 
 
 def check(fitted: Fitted, test: Outputs, points: Sequence[int], tensors: bool = False) -> list[LiveCascade]:

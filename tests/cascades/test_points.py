@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import kstest
 
 from cascades.fit import FitSettings
 from cascades.points import GAP, Fitted, fill_gaps, fit_points, policies_to_plain, read_policies
-from cascades.routing import Routes, Routing, mixed
+from cascades.routing import Routes, Routing, coins, mixed
 from features.errors import InputError
 from features.outputs import Outputs
 
@@ -35,8 +36,8 @@ def test_a_mixture_is_routed_as_its_two(fitted: Fitted, world: Callable[..., Out
     assert fitted.mixtures
     routings = fitted.route(world(300, part="test"))
     first = len(fitted.sweep.prices) + len(fitted.plans)
-    m, path = fitted.mixtures[0], routings[first].path
-    np.testing.assert_array_equal(path, mixed(routings[m.one], routings[m.other], m.share, fitted.coin).path)
+    m, path, coin = fitted.mixtures[0], routings[first].path, coins(range(300), fitted.coin)
+    np.testing.assert_array_equal(path, mixed(routings[m.one], routings[m.other], m.share, coin).path)
 
 
 def test_points_are_picked_by_held_out_examples_or_the_tune_part(
@@ -158,15 +159,39 @@ def test_only_gaps_wider_than_a_step_are_filled() -> None:
 
 def test_a_mixture_is_a_coin_for_each_example() -> None:
     one, other = routings([1, 3], [1.0, 0.0], 10_000)
-    half = mixed(one, other, 0.3, seed=1)
+    coin = coins(range(10_000), 1)
+    half = mixed(one, other, 0.3, coin)
     taken = half.path == 1
     assert taken.mean() == pytest.approx(0.3, abs=0.02)
     np.testing.assert_array_equal(half.answer == 1, taken)
     np.testing.assert_array_equal(half.wrong, ~taken)
     assert half.part == "fit"
-    np.testing.assert_array_equal(mixed(one, other, 0.3, seed=1).path, half.path)
-    assert (mixed(one, other, 0.3, seed=2).path != half.path).any()
+    assert (mixed(one, other, 0.3, coins(range(10_000), 2)).path != half.path).any()
     # whoever takes the other way at a small share takes it at a larger one
-    assert (mixed(one, other, 0.5, seed=1).path >= half.path).all()
-    np.testing.assert_array_equal(mixed(one, other, 0.0, seed=1).path, one.path)
-    np.testing.assert_array_equal(mixed(one, other, 1.0, seed=1).path, other.path)
+    assert (mixed(one, other, 0.5, coin).path >= half.path).all()
+    np.testing.assert_array_equal(mixed(one, other, 0.0, coin).path, one.path)
+    np.testing.assert_array_equal(mixed(one, other, 1.0, coin).path, other.path)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 5, 10**30])
+def test_coins_are_an_examples_own_and_fall_evenly(seed: int) -> None:
+    """Whatever stands beside it: served one at a time, in batches or sorted, it goes the same way."""
+    ids = np.array([f"image_{i:05d}.png" for i in range(20_000)])
+    coin = coins(ids, seed)
+    order = np.random.default_rng(0).permutation(len(ids))
+    np.testing.assert_array_equal(coins(ids[order], seed), coin[order])
+    assert [coins([one], seed)[0] for one in ids[:50]] == coin[:50].tolist()
+    assert coins(np.arange(9), seed).tolist() == coins(map(str, range(9)), seed).tolist()
+    assert 0 <= coin.min() < coin.max() < 1
+    assert kstest(coin, "uniform").pvalue > 1e-3
+    assert abs(np.corrcoef(coin[:-1], coin[1:])[0, 1]) < 0.03
+    assert abs(np.corrcoef(coin, coins(ids, seed + 1))[0, 1]) < 0.03
+
+
+def test_a_coin_is_known_by_hand() -> None:
+    import hashlib
+
+    first = int.from_bytes(hashlib.blake2b(b"5\ncat.png", digest_size=8).digest(), "little")
+    assert coins(["cat.png"], 5)[0] == (first >> 11) / 2**53
+    assert coins(["\ud800"], 5).shape == (1,)
+    assert coins([], 5).shape == (0,)

@@ -15,7 +15,7 @@ from cascades.fit import FitSettings
 from cascades.live import LiveCascade, Plan, live_cascade
 from cascades.points import Fitted, fit_points
 from cascades.queueing import Queue, worth_running
-from cascades.routing import Routes
+from cascades.routing import Routes, coins
 from cascades.runtime import Runtime, Served
 from cascades.trial import Alone, Together, break_even, line, race
 from features.errors import InputError
@@ -74,10 +74,7 @@ class World:
         return Runtime(self.networks, live_cascade(self.fitted, point), torch.device("cpu"))
 
     def plan(self, point: int) -> Any:
-        live = live_cascade(self.fitted, point)
-        if len(live.plans) == 1:
-            return None
-        return (np.random.default_rng(self.fitted.coin).random(len(self.test)) < live.shares[1]).astype(np.int64)
+        return live_cascade(self.fitted, point).drawn(coins(self.test.ids, self.fitted.coin))
 
     @property
     def points(self) -> list[int]:

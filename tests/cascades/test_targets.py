@@ -248,7 +248,7 @@ def test_the_routed_mixture_spends_the_budget_but_for_its_coin(made: Any, world:
         assert told.error[point] == pytest.approx(
             programme(expected.error[:bound], [expected.cost[:bound]], [budget]), abs=1e-9
         )
-        routed = found.with_mixtures(picking.routings[:bound])[point]
+        routed = found.with_mixtures(picking.routings[:bound], picking.ids)[point]
         spread = routed.cost.std() / np.sqrt(len(routed))
         assert abs(routed.mean_cost - told.cost[point]) <= 4 * spread + 1e-9
         assert len(found.route(world(50, part="test"))) == len(found.names)
@@ -521,6 +521,6 @@ def test_what_is_no_share_is_told(named: Routes, texts: tuple[str, ...], said: s
 def test_targets_are_told_in_words() -> None:
     target = Target(None, 0.005, 0.91, {"b": 0.25})
     assert in_words(target, "ms") == (
-        "the cheapest erring at most 0.5 points more than the largest stage, right in at least 91 % of the examples, "
+        "the cheapest with an error at most 0.5 points above the largest stage's, with an error of at most 9 %, "
         "at most 25 % of the examples exiting at b"
     )

@@ -26,7 +26,7 @@ from cascades.folder import EMBEDDED, read_folder
 from cascades.hull import lower_hull
 from cascades.outcomes import single_outcomes
 from cascades.plain import from_plain
-from cascades.routing import mixed
+from cascades.routing import coins, mixed
 from eval.frontier import FILES, LEAST_EXAMPLES, Settings, main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -201,7 +201,8 @@ def test_the_cascades_that_were_written_do_what_the_table_says(ran: tuple[Path, 
     for plan in written["thresholds"]:
         path = tuple(sweep.routes.stages.index(name) for name in plan["path"].split(">"))
         points.append(route_chain(outcomes, sweep.routes, path, tuple(map(float, plan["cuts"]))))
-    points += [mixed(points[m["one"]], points[m["other"]], m["share"], written["coin"]) for m in written["mixtures"]]
+    coin = coins(test.ids, written["coin"])
+    points += [mixed(points[m["one"]], points[m["other"]], m["share"], coin) for m in written["mixtures"]]
     for point, row in zip(points, table.to_dict("records"), strict=True):
         assert row["cost"] == pytest.approx(point.mean_cost)
         assert row["error"] == pytest.approx(point.error)

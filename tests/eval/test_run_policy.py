@@ -13,7 +13,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cascades.deployment import Certificate, Deployment, Target, largest, write_deployment
+from cascades.deployment import (
+    Bound,
+    Certificate,
+    Deployment,
+    Target,
+    largest,
+    policies_digest,
+    write_deployment,
+)
 from cascades.fit import FitSettings
 from cascades.folder import DataFolder, keep_back, read_folder
 from cascades.points import digest_of, fit_points
@@ -138,7 +146,8 @@ def test_a_folder_will_do_and_own_devices_warn_of_nothing(
     from cascades.profiling import device_name
 
     costs = replace(deployment.costs, device=device_name(torch.device("cpu")))
-    certificate = Certificate(0.05, "increase", 0.9, 0.01, 0.0, 0.5, 2000, "", "exact")
+    own = deployment.point, policies_digest(deployment.fitted)
+    certificate = Certificate(0.05, (Bound("increase", 0.9, 0.0),), 0.01, 0.5, 2000, "", "exact", *own)
     there = replace(deployment, costs=costs, certificate=certificate, target=Target(error_increase=0.9, accuracy=0.1))
     write_deployment(there, tmp_path / "policy.json")
     assert main(["--policy", str(tmp_path), "--device", "cpu", *FEW]) == 0
@@ -240,7 +249,7 @@ def report(**row: float) -> dict[str, Any]:
 
 
 def test_verdicts_by_hand(deployment: Deployment) -> None:
-    certificate = Certificate(0.1, "error", 0.09, 1.0, 0.05, 0.5, 2000, "", "exact")
+    certificate = Certificate(0.1, (Bound("error", 0.09, 0.05),), 1.0, 0.5, 2000, "", "exact", 0, "")
     target = Target(1.95, 0.02, 0.95, {"resnet": 0.46, "alexnet": 0.4})
     found = held_against(replace(deployment, target=target, certificate=certificate), report())
     verdicts = [(p["by"], p["what"].split(",")[0], p["bound"], p["verdict"]) for p in found["promises"]]

@@ -434,10 +434,12 @@ import test_study as t
 from eval.study import Found, open_study, work
 
 log = open(sys.argv[2], "a", buffering=1)
+begun = []
 
 def evaluate(choices, report):
     log.write("begin\\n")
-    time.sleep(0.08)
+    begun.append(1)
+    time.sleep(60 if sys.argv[4] == "victim" and len(begun) == 2 else 0.08)
     report(0, 1.0)
     time.sleep(0.08)
     log.write("end\\n")
@@ -449,23 +451,21 @@ work(open_study(t.plan(sys.argv[1], int(sys.argv[3]), sampler="random", patience
 
 
 def shared(storage: str, folder: Path, workers: int, kill: int, trials: int) -> list[FrozenTrial]:
-    """Several processes run a study; ``kill`` of them are killed with -9 in the middle of a trial. All its trials."""
+    """Several processes run a study; ``kill`` of them are killed with -9 in the middle of their second trial, while the
+    others, which begin once they are there, are at work. All its trials."""
     code = WORKER.format(tests=str(Path(__file__).parent))
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     logs = [folder / f"log{i}" for i in range(workers)]
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", code, storage, str(log), str(trials)],
-            env=environment,
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for log in logs
-    ]
+    started: list[subprocess.Popen[str]] = []
     try:
-        for victim, log in list(zip(started, logs, strict=True))[:kill]:
-            _until(lambda log=log: _begun(log) > 1 and _begun(log, "end") < _begun(log), victim)  # type: ignore[misc]
+        for least, roles in ((2, ["victim"] * kill), (1, ["survivor"] * (workers - kill))):
+            there = len(started)
+            for role, log in zip(roles, logs[there:], strict=False):
+                command = [sys.executable, "-W", "ignore", "-c", code, storage, str(log), str(trials), role]
+                started.append(subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True))
+            for process, log in list(zip(started, logs, strict=False))[there:]:
+                _until(lambda log=log, least=least: _begun(log) >= least, process)  # type: ignore[misc]
+        for victim in started[:kill]:
             victim.send_signal(signal.SIGKILL)
         for survivor in started[kill:]:
             _, told = survivor.communicate(timeout=90)
@@ -473,7 +473,9 @@ def shared(storage: str, folder: Path, workers: int, kill: int, trials: int) -> 
     finally:
         for process in started:
             process.kill()
-            process.communicate()
+            process.wait()
+            assert process.stderr is not None
+            process.stderr.close()
     assert [process.returncode for process in started[:kill]] == [-signal.SIGKILL] * kill
     assert sum(_begun(log, "end") for log in logs) in range(trials, trials + kill + 1)
     with opened_study(plan(storage, trials, sampler="random")) as opened:

@@ -17,12 +17,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cascades.deployment import Certificate, Deployment, Expected, Target, write_deployment
+from cascades.deployment import (
+    Bound,
+    Certificate,
+    Deployment,
+    Expected,
+    Target,
+    policies_digest,
+    write_deployment,
+)
 from cascades.fit import FitSettings
 from cascades.folder import keep_back, read_folder
 from cascades.points import digest_of, fit_points
 from cascades.topology import parse_topology, unroll
-from eval.drift import NONE, confidences, path_names, reference_of, write_log
+from eval.reference import confidences, path_names, reference_of
+from eval.routinglog import NONE, write_log
 from eval.watch import ALARM, HEAD, main
 from features.outputs import Floats
 
@@ -43,8 +52,9 @@ def deployment() -> tuple[Deployment, Callable[..., None]]:
     visits = [int(np.sort(routing.visits)[-2]) for routing in routings]
     point = int(np.argmax(visits))  # examples take different paths there
     routing = routings[point]
-    bounds = (0.1, routing.mean_cost * 1.05)
-    made = Certificate(0.05, "increase", *bounds, 0.05, routing.mean_cost, len(routing), "", "by hand")
+    bounds, spent = (Bound("increase", 0.1, 0.05),), routing.mean_cost
+    policies = policies_digest(fitted)
+    made = Certificate(0.05, bounds, spent * 1.05, spent, len(routing), "", "by hand", point, policies)
     target = Target(error_increase=0.1)
     expected = Expected(cost, error, float(picking.there.wrong[:, 1].mean()), len(picking.there))
     digests = {name: digest_of(part) for name, part in parts.items()}
