@@ -41,9 +41,10 @@ LEAST_DELTA = 1e-6
 NAMED = 10
 """Groups that a message names at most."""
 
-BELOW = (0.2, 0.15, 0.12, 0.1, 0.08, 0.06, 0.04, 0.02)
+BELOW = (0.6, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.04)
 """How far below a budget the points are expected to cost that are tested for it, one after another. The mean cost of a
-few thousand examples is known to some percent; more steps would widen what can be said of the risk."""
+few thousand examples is known to some percent, or to some tens of percent where few of them go to a dear stage; more
+steps would widen what can be said of the risk."""
 
 NONE_CERTIFIED = 1
 """Exit code where nothing can be certified; the policy file then holds the attempt, and is otherwise as it was."""
@@ -114,7 +115,7 @@ def run(settings: Settings) -> int:
         notes += recorded(deployment, attempts, settings.policy)
         _print([none_text(done, deployment, aim, settings.delta), *notes])
         return NONE_CERTIFIED
-    from eval.drift import reference_of
+    from eval.reference import reference_of
 
     certified = replace(
         deployment,

@@ -12,11 +12,7 @@ import numpy as np
 
 from eval.monitors import GROUPS, Alarm, Find, Monitor, answers_of, errors_of, monitors_of
 from eval.reference import FEWEST, Subject
-from eval.reference import confidences as confidences
-from eval.reference import reference_of as reference_of
-from eval.routinglog import FORMS as FORMS
 from eval.routinglog import NONE, Examples
-from eval.routinglog import write_log as write_log
 from eval.sequential import BLOCK, FAR, FIRST, KEPT, PATIENCE, SHIFTS, STAKES, STEP, Urns, counted
 from features.outputs import Floats, Ints
 

@@ -350,8 +350,8 @@ def held_against(deployment: Deployment, report: Mapping[str, Any]) -> dict[str,
 
 def refuse_log(settings: Settings) -> None:
     """Raises InputError where the log of a run can't be written, or it would be of several cascades."""
-    from eval.drift import FORMS
     from eval.files import writable
+    from eval.routinglog import FORMS
 
     assert settings.log is not None
     if settings.log.suffix.lower() not in FORMS:
@@ -722,7 +722,8 @@ class Trial:
 
         from cascades.chains import chain_name
         from cascades.routing import Routing
-        from eval.drift import confidences, write_log
+        from eval.reference import confidences
+        from eval.routinglog import write_log
 
         served, dearest = race.served[-1], outputs.stages[self._largest()].logits
         assert dearest is not None

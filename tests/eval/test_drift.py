@@ -299,3 +299,27 @@ def test_late_labels_count_for_nothing_but_the_risk(usual: Reference) -> None:
     assert watch.examples == 0
     assert watch.counts["answers"].sum() == 0
     assert {alarm.monitor for alarm in watch.alarms} == {"error", "risk bound"}
+
+
+def test_the_most_evidence_so_far_stays_and_is_that_of_the_best_sequence(usual: Reference) -> None:
+    watch = Watch(subject(usual), 1e-99)
+    watch.feed(draw(1000, np.random.default_rng(17), answers=(0.22, 0.38, 0.4)))
+    answers = next(monitor for monitor in watch.monitors if monitor.name == "answers")
+    restarts = answers.restarts
+    logs = restarts.look(restarts.worth()) - np.log(3)
+    assert answers.highest == pytest.approx(logs.max())
+    assert logs.max() > logs.min() + 1
+    before = answers.highest
+    watch.feed(draw(5000, np.random.default_rng(18)))
+    assert answers.highest == before > (restarts.look(restarts.worth()) - np.log(3)).max()
+
+
+@pytest.mark.parametrize("surer", [True, False])
+def test_the_way_and_the_cut_of_an_alarm_are_those_that_won_most(surer: bool, usual: Reference) -> None:
+    watch = Watch(subject(usual), 0.05)
+    watch.feed(draw(3000, np.random.default_rng(19), sure=6.0 if surer else 2.8))
+    (text,) = (alarm.text for alarm in watch.alarms if alarm.monitor == "confidence")
+    found = re.search(r"are (surer|less sure) than .* for (\S+) % against (\S+) %", text)
+    assert found is not None
+    assert found[1] == ("surer" if surer else "less sure")
+    assert abs(float(found[2]) - float(found[3])) > 10  # where it differs most, not where it hardly does

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval.sequential import LARGEST, Bets, Restarts, Urns, cuts, kept, thresholds, waiting, weight
+from eval.sequential import LARGEST, SHIFTS, Bets, Restarts, Urns, cuts, kept, thresholds, waiting, weight
 
 NOTE = np.zeros(1, dtype=np.int64)
 
@@ -67,11 +67,13 @@ def sequences(above: Sequence[int], n: int, steps: int) -> Iterable[tuple[float,
         yield chance, list(cells)
 
 
-@pytest.mark.parametrize("ways", ["both", "up"])
+@pytest.mark.parametrize("ways", ["both", "up", "down"])
 @pytest.mark.parametrize(("above", "n"), [([3], 5), ([2, 5], 6)])
 def test_the_mean_wealth_of_an_urn_is_one(ways: str, above: list[int], n: int) -> None:
     """With a start at every step, some of them given up: over all that may come, the e-value is one on average."""
     mean, low, high = 0.0, np.inf, 0.0
+    expected = {"both": [*SHIFTS, *(-x for x in SHIFTS)], "up": [*SHIFTS], "down": [-x for x in SHIFTS]}
+    assert Urns(np.array([above]), np.array([n]), ways).shifts.tolist() == expected[ways]
     for chance, cells in sequences(above, n, 6 if len(above) == 1 else 5):
         restarts = Restarts(Urns(np.array([above]), np.array([n]), ways))
         restarts.start(0, NOTE)
@@ -118,10 +120,10 @@ def test_wealth_is_what_bets_one_after_the_other_earn() -> None:
     np.testing.assert_allclose(urns.logs(start, np.array([[5, 7]]))[0, 0, 0], by_hand)
 
 
-@pytest.mark.parametrize("bound", [0.25, 0.5])
+@pytest.mark.parametrize("bound", [0.04, 0.25, 0.5])
 def test_the_mean_wealth_of_bets_is_one_at_the_bound_and_less_below(bound: float) -> None:
     outcomes = np.array([0.0, 0.5, 1.0])
-    for slack in (0.0, 0.1):
+    for slack in (0.0, 0.4 * bound):
         top = (bound - slack) / 1.5
         chances = np.array([1 - 2 * top, top, top])
         mean = 0.0

@@ -21,7 +21,7 @@ import pytest
 
 from cascades.answers import ANSWERS
 from cascades.costs import Costs, StageCost
-from cascades.deployment import read_deployment
+from cascades.deployment import Attempt, read_deployment, write_deployment
 from cascades.fit import FitSettings, fit_sweep, multiplied
 from cascades.folder import EMBEDDED, read_folder
 from cascades.plain import to_plain
@@ -325,7 +325,7 @@ def test_all_files_are_there_and_agree(ran: tuple[Path, str], small: Path) -> No
     for name in ("importance.png", "pareto.png"):
         assert (out / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert found["verdict"]["text"] in " ".join(told.split())
-    assert "right in at least 80 % of the examples" in told
+    assert "Wanted: the cheapest with an error of at most 20 %." in told
     front = [(point["cost"], point["error"]) for point in found["pareto"]]
     assert front == sorted(front)
     assert [e for _, e in front] == sorted((e for _, e in front), reverse=True)
@@ -358,6 +358,22 @@ def test_no_search_is_the_plain_frontier_solved(small: Path, tmp_path: Path) -> 
     plain = tune.solved(task, task.plain, task.topology, 6)
     assert policy.point == plain.point
     assert to_plain(policy.fitted.sweep) == to_plain(plain.fitted.sweep)
+
+
+def test_a_new_policy_in_the_same_folder_remembers_the_attempts_at_certificates(small: Path, tmp_path: Path) -> None:
+    path = tmp_path / "policy.json"
+    assert main(flags(small, tmp_path, "--trials", "0")) == 0
+    first = read_deployment(path)
+    assert first.attempts == ()
+    attempts = (Attempt("ab", 100, 0.05, "cd", "error at most 0.2", None),)
+    write_deployment(replace(first, attempts=attempts), path)
+    assert main(flags(small, tmp_path, "--trials", "0", "--min-accuracy", "0.7")) == 0
+    second = read_deployment(path)
+    assert second.attempts == attempts
+    assert second.target != first.target
+    path.write_text("{")
+    assert main(flags(small, tmp_path, "--trials", "0")) == 0
+    assert read_deployment(path).attempts == ()
 
 
 def test_going_on_repeats_nothing_and_says_the_same(ran: tuple[Path, str], small: Path) -> None:
