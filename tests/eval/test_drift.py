@@ -14,10 +14,10 @@ from scipy import stats
 
 from cascades.deployment import Bound, Certificate, Reference
 from eval.drift import Watch
-from eval.monitors import monitors_of, path_sets, risks
+from eval.monitors import Find, Monitor, monitors_of, path_sets, risks
 from eval.reference import EDGES, Subject
 from eval.routinglog import NONE, Examples
-from eval.sequential import BLOCK
+from eval.sequential import BLOCK, Bets, Urns
 
 PATHS = ("a", "b", "a>b")
 
@@ -84,6 +84,73 @@ def test_what_can_be_watched_is_watched(usual: Reference) -> None:
     )
     assert names(subject(usual, both))[-3:] == ["cost bound", "increase bound", "error bound"]
     assert names(subject(replace(usual, counts={}, answers=(), wrong=None))) == ["exits", "cost"]
+
+
+def monitor_of(name: str, watched: Subject) -> Monitor:
+    return next(one for one in monitors_of(watched, np.random.default_rng(0)) if one.name == name)
+
+
+def test_what_can_not_change_is_not_watched(usual: Reference) -> None:
+    same = replace(subject(usual), cost=np.full(3, 2.0))
+    assert "cost" not in [monitor.name for monitor in monitors_of(same, np.random.default_rng(0))]
+    one_way = replace(subject(usual), paths=("a", "a>b"), runs=np.array([[True, False], [True, True]]))
+    assert path_sets(one_way)[1] == ["go to b"]  # to stop after a>b is the same, after a the contrary
+
+
+def test_a_path_that_a_reference_does_not_name_was_not_taken(usual: Reference) -> None:
+    short = replace(usual, exits={"a": usual.exits["a"], "a>b": usual.exits["a>b"]})
+    for name in ("exits", "cost"):
+        one, other = (monitor_of(name, subject(reference)) for reference in (usual, short))
+        lines, draws = draw(500, np.random.default_rng(20)), np.random.default_rng(21).random((500, 2))
+        np.testing.assert_array_equal(one.count(lines, draws), other.count(lines, draws))
+
+
+@pytest.mark.parametrize("name", ["exits", "cost", "confidence", "answers", "error"])
+def test_the_references_own_examples_fall_above_cuts_as_often_as_gaps_do(name: str, usual: Reference) -> None:
+    lines, rng = draw(4000, np.random.default_rng(0)), np.random.default_rng(22)
+    monitor = monitor_of(name, subject(usual))
+    assert isinstance(monitor.test, Urns)
+    counts = monitor.count(lines, rng.random((4000, 2)))
+    share = monitor.test.above / (monitor.test.above + monitor.test.below)
+    np.testing.assert_allclose(counts[:, :-1] / counts[:, -1:], share, atol=0.03)
+
+
+def test_a_bound_on_a_risk_is_bet_on_from_minus_one_to_one(usual: Reference) -> None:
+    found = monitor_of("risk bound", subject(usual, certificate(risk=0.1))).test
+    assert isinstance(found, Bets)
+    np.testing.assert_array_equal(found.table, Bets(np.array([0, 0.5, 1]), 0.55).table)
+
+
+def test_all_paths_together_are_told_as_the_one_that_shows_it_best(usual: Reference) -> None:
+    """Each cut is at a confidence of its own cell; together there is one more sequence, of one path there is not."""
+    monitor = monitor_of("confidence", subject(usual))
+    test = monitor.test
+    assert isinstance(test, Urns)
+    assert test.sequences == 3
+    alone = replace(usual, counts={"a": usual.counts["a"]})
+    assert monitor_of("confidence", subject(alone)).test.sequences == 1
+    zero, ends = np.zeros(test.shape, int), np.array([0.0, *EDGES, 1.0])
+    for s, name in enumerate(("a", "a>b")):
+        below = np.cumsum([0, *usual.counts[name]])
+        for cut in range(test.shape[1] - 1):
+            after = zero + 1
+            text = monitor.words(Find(s, cut, True, zero, after, {}))
+            found = re.search(r"stop after (\S+) .* under (\S+) for", text)
+            assert found is not None
+            assert found[1] == name
+            place = int(test.below[s, cut])  # of the score that is cut at
+            cell = int(np.searchsorted(below, place)) - 1
+            assert ends[cell] * 0.999 <= float(found[2]) <= ends[cell + 1] * 1.001
+    cut = 14
+    for best in (0, 1):
+        for up in (True, False):
+            after = np.full(test.shape, 400)
+            shares = test.above / (test.above + test.below)
+            after[:, :-1] = np.round(400 * shares)
+            after[1 - best, cut] += -20 if up else 20  # the other path moves the other way
+            after[best, cut] += 60 if up else -60
+            text = monitor.words(Find(2, cut, up, zero, after, {}))
+            assert f"stop after {('a', 'a>b')[best]} are {'surer' if up else 'less sure'} than" in text
 
 
 CHANGES = {
