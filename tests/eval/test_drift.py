@@ -326,6 +326,7 @@ def test_a_watch_that_is_taken_up_goes_on_as_if_nothing_had_happened(usual: Refe
 
 def test_another_states_is_refused(usual: Reference) -> None:
     state = Watch(subject(usual), 0.05).to_plain()
+    Watch(subject(usual), 0.05).take_up(state)  # its own is not, even before the first example
     for other in (
         Watch(subject(usual), 0.01),
         Watch(subject(usual), 0.05, 1),
