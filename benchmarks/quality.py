@@ -2,6 +2,7 @@
 
     python -m benchmarks.quality --data cifar10 imagenet --seeds 5
     python -m benchmarks.quality --data path/to/ferplus --settings default joint
+    python -m benchmarks.quality --table          # the committed CSV as the tables of docs/quality.md
 
 A row a (data, setting, seed) is appended to the CSV as soon as it is there, and what is there is not run again.
 Seed 0 is the split that the folder comes with, if it has one; other seeds pool the parts and split them in half.
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t
 
 from cascades.folder import DataFolder, read_folder
 from cascades.topology import parse_topology, unroll
@@ -99,13 +101,86 @@ def measure(data: DataFolder, name: str, settings: Settings, seed: int) -> list[
     return rows
 
 
+# --- as tables in Markdown
+
+NAMES = {
+    "default": "**learned, default**",
+    "constant": "constants only",
+    "threshold": "thresholds only",
+    "logistic": "logistic only (the paper)",
+    "value": "value only",
+    "boosted": "boosted only",
+    "answer last": "default, `--answer last`",
+    "answer any": "default, `--answer any`",
+    "no agreement": "default, `--no-agreement`",
+    "no calibration": "default, `--no-calibrate`",
+    **{f"only {topology}": f"default on `{topology}`" for topology in ("a_r", "g_r", "a_g")},
+    "joint": "thresholds tuned jointly",
+    "myopic": "thresholds one by one",
+    "uniform": "random mix",
+    "soft_oracle": "soft oracle",
+}
+
+
+def spread(values: pd.Series[float], times: float = 1, digits: int = 2) -> str:
+    """Mean and 95 % t interval over splits; a dash where some split has none."""
+    if values.isna().any():
+        return "-"
+    mean = f"{times * values.mean():.{digits}f}"
+    if len(values) < 2:
+        return mean
+    return f"{mean} ± {times * t.ppf(0.975, len(values) - 1) * values.std() / len(values) ** 0.5:.{digits}f}"
+
+
+def hindsight(found: pd.DataFrame) -> str:
+    """Times cheaper at each margin, read off the hull on the test half."""
+    lines = ["| data | router | +0 | +0.5 | +1 | +2 | splits |", "|---|---|---|---|---|---|---|"]
+    for data in found["data"].unique():
+        for setting, name in NAMES.items():
+            some = found[(found["data"] == data) & (found["setting"] == setting)]
+            if len(some):
+                cells = [spread(some[f"hindsight {margin:g}"]) for margin in MARGINS]
+                lines.append(f"| {data} | {name} | {' | '.join(cells)} | {len(some)} |")
+    return "\n".join(lines)
+
+
+def honest(found: pd.DataFrame) -> str:
+    """Times cheaper at the points picked on the fit half, and the points of error that they gave up."""
+    lines = ["| data | router | +0 | +0.5 | +1 | +2 |", "|---|---|---|---|---|---|"]
+    for data in found["data"].unique():
+        for setting in ("default", "joint"):
+            some = found[(found["data"] == data) & (found["setting"] == setting)]
+            cells = [f"{some[f'honest {m:g}'].mean():.2f} ({100 * some[f'extra {m:g}'].mean():+.2f})" for m in MARGINS]
+            lines.append(f"| {data} | {NAMES[setting]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def areas(found: pd.DataFrame) -> str:
+    """Mean error along the hull, of the default and of joint thresholds, paired."""
+    lines = [
+        "| data | area of the policy | of joint thresholds | difference |",
+        "|---|---|---|---|",
+    ]
+    for data in found["data"].unique():
+        of = found[found["data"] == data].set_index(["setting", "seed"])["area"]
+        ours, joint = of["default"], of["joint"]
+        cells = [f"{100 * ours.mean():.2f}", f"{100 * joint.mean():.2f}", spread(ours - joint, 100)]
+        lines.append(f"| {data} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=["cifar10", "imagenet"])
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "quality.csv")
+    parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
+    if args.table:
+        found = pd.read_csv(args.out)
+        print(hindsight(found), honest(found), areas(found), sep="\n\n")
+        return
     args.out.parent.mkdir(exist_ok=True)
     for where in args.data:
         for seed in range(args.seeds):
