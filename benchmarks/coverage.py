@@ -121,7 +121,7 @@ def world(fitted: Fitted, picking: Picking, rest: Outputs, stage: int, alone: fl
     for share in BUDGETS:
         steps = [within_budget(fitted, expected, (1 - below) * share * alone) for below in (*BELOW, 0.0)]
         found = list(dict.fromkeys(m for m in steps if m is not None))
-        if len(found) == len(steps):  # it lies among the costs to be had
+        if steps[-1] is not None and len(found) > 1:  # it lies among the costs to be had
             budgets[share] = [*range(len(every), len(every) + len(found))]
             every += found
     base = single_outcomes(rest, LOSSES["top1"], fitted.sweep.reader.calibration).wrong[:, stage] != 0

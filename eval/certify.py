@@ -101,9 +101,12 @@ def run(settings: Settings) -> int:
     if not LEAST_DELTA <= settings.delta < 1:
         raise InputError(f"a number between 0 and 1, {LEAST_DELTA:g} at least", str(settings.delta), "--delta")
     from cascades.deployment import read_deployment, write_deployment
+    from eval.files import writable
     from eval.untouched import certification_examples, groups_of
 
     deployment = read_deployment(settings.policy)
+    where = settings.out or settings.policy
+    writable(where.parent, "--out" if settings.out else "--policy", (where.name,))  # before the examples are looked at
     aim = aim_of(settings, deployment.target)
     outputs, trust = certification_examples(deployment, settings.data)
     group = None if settings.groups is None else groups_of(settings.groups, outputs)
@@ -126,7 +129,6 @@ def run(settings: Settings) -> int:
         reference=reference_of(done.routing, outputs),
         attempts=attempts,
     )
-    where = settings.out or settings.policy
     write_deployment(certified, where)
     if where.resolve() != settings.policy.resolve():
         notes += recorded(deployment, attempts, settings.policy)

@@ -1,0 +1,233 @@
+"""The result of a search turned into its files: the policy, every trial, two pictures, a summary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cascades.deployment import Attempt, Deployment, in_words, read_deployment, write_deployment
+from cascades.points import digest_of
+from eval.choose import Result
+from eval.files import csv_bytes, json_bytes, png_bytes
+from eval.search import ended
+from eval.solved import Solved
+from eval.study import FAILURE, FOUND, SLOT, accounts, default_of, done, label, labelled
+from eval.subtopologies import written_out
+from eval.task import OBJECTIVES, Task
+from eval.tunepictures import importance_picture, pareto_picture
+from features.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from optuna.trial import FrozenTrial
+
+FILES = ("policy.json", "trials.csv", "importance.png", "pareto.png", "summary.json")
+
+
+def files_of(settings: Settings, task: Task, result: Result) -> dict[str, bytes]:
+    """The content of every file."""
+    from tempfile import TemporaryDirectory
+
+    from cascades.deployment import write_deployment
+    from eval.files import csv_bytes, json_bytes, png_bytes
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "policy.json"
+        write_deployment(deployment_of(settings, task, result), path)
+        policy = path.read_bytes()
+    importance = importance_of(task, result.searched.trials)
+    contents = {"policy.json": policy, "pareto.png": png_bytes(pareto_picture(task, result))}
+    if settings.trials:
+        contents["trials.csv"] = csv_bytes(trials_frame(task, result.searched.trials))
+        contents["importance.png"] = png_bytes(importance_picture(importance, len(result.searched.trials)))
+    contents["summary.json"] = json_bytes(summary_of(settings, task, result, importance))
+    return contents
+
+
+def deployment_of(settings: Settings, task: Task, result: Result) -> Any:
+    """The policy file's content: the chosen policy, what it was chosen for and from."""
+    from importlib.metadata import version
+
+    from cascades.deployment import Deployment
+    from cascades.points import digest_of
+    from eval.run import networks_noted
+
+    best = result.best
+    tuned: dict[str, Any] = {}
+    if result.trial is not None:
+        from eval.study import default_of, label, labelled
+
+        plain = labelled(default_of(task.space))
+        tuned = {
+            "trial": result.trial.number,
+            "trials": settings.trials,
+            "choices": {name: label(v) for name, v in result.trial.params.items() if v != plain.get(name)},
+        }
+    return Deployment(
+        best.fitted,
+        best.point,
+        written_out(best.topology, task.data.costs),
+        task.data.costs,
+        task.target,
+        best.expected,
+        settings.data,
+        settings.seed,
+        task.kept,
+        {part: digest_of(outputs) for part, outputs in task.data.parts.items()},
+        task.learnt.classes,
+        networks_noted(settings.data, task.data.costs),
+        tuned,
+        {name: version(name) for name in ("numpy", "scipy", "optuna")},
+        attempts=attempts_in(settings.out / "policy.json"),
+    )
+
+
+def attempts_in(path: Path) -> tuple[Attempt, ...]:
+    """What was tried to certify of the policy that stands there: a new one on the same examples does not undo that."""
+    from cascades.deployment import read_deployment
+
+    try:
+        return read_deployment(path).attempts if path.exists() else ()
+    except InputError:
+        return ()
+
+
+def trials_frame(task: Task, trials: Sequence[FrozenTrial]) -> Any:
+    """One row a trial, those that died and those that nobody began too: when, how it ended, what it chose."""
+    import pandas as pd
+
+    from eval.study import BEAT, FAILURE, FOUND, SLOT
+
+    names = ["trial", "slot", "state", "cost", "error", "p95", "violation", "seconds", "same_as", "failure"]
+    folds = [f"fold_{fold + 1}" for fold in range(task.settings.folds)]
+    rows = []
+    for trial in trials:
+        found = trial.user_attrs.get(FOUND, {})
+        state = trial.state.name.lower()
+        if state == "fail" and FAILURE not in trial.user_attrs:
+            state = "died"
+        row = {
+            "trial": trial.number,
+            "slot": trial.user_attrs.get(SLOT),
+            "state": state,
+            **{name: found.get(name) for name in names[3:9]},
+            "failure": trial.user_attrs.get(FAILURE),
+            **{name: trial.intermediate_values.get(fold) for fold, name in enumerate(folds)},
+            **{name: trial.params.get(name) for name in task.space},
+        }
+        rows.append(row)
+    assert BEAT not in names
+    return pd.DataFrame(rows, columns=[*names, *folds, *task.space])
+
+
+def importance_of(task: Task, trials: Sequence[FrozenTrial]) -> dict[str, float]:
+    """How much of the difference between completed trials each choice explains (fANOVA), largest first; empty where
+    there are too few trials, or no difference."""
+    import optuna
+
+    from eval.study import FOUND, done
+
+    complete = [t for t in done(trials, feasible=False) if set(task.space) <= set(t.params)]
+    values = {t.user_attrs[FOUND][task.natural] for t in complete}
+    if len(complete) < 4 or len(values) < 2:
+        return {}
+    study = optuna.create_study()
+    for trial in complete:
+        study.add_trial(
+            optuna.create_trial(
+                params=trial.params, distributions=trial.distributions, value=trial.user_attrs[FOUND][task.natural]
+            )
+        )
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=task.settings.seed)
+    try:
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    except (ValueError, RuntimeError):  # every choice but one never varied
+        return {}
+    return {name: float(value) for name, value in found.items() if math.isfinite(value)}
+
+
+def pareto_of(task: Task, trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
+    """All points of all trials' held-out frontiers that none betters in every objective, the cheapest first."""
+    import numpy as np
+
+    from eval.study import FOUND, done
+
+    wanted = [OBJECTIVES.index(name) for name in (task.objectives if len(task.objectives) > 1 else ("cost", "error"))]
+    rows = [(t.number, *point) for t in done(trials, feasible=False) for point in t.user_attrs[FOUND]["curve"]]
+    if not rows:
+        return []
+    table = np.array(rows, float)
+    values = table[:, 1:][:, wanted]
+    values, at = np.unique(values, axis=0, return_index=True)  # sorted: only earlier rows may better later ones
+    kept: list[int] = []
+    for i, value in enumerate(values):
+        if not any((values[j] <= value).all() for j in kept):
+            kept.append(i)
+    found = table[at[kept]]
+    return [{"trial": int(t), "cost": c, "error": e, "p95": p} for t, c, e, p in found.tolist()]
+
+
+def summary_of(settings: Settings, task: Task, result: Result, importance: Mapping[str, float]) -> dict[str, Any]:
+    """All of it as JSON."""
+    from cascades.deployment import in_words
+    from eval.study import FAILURE, accounts
+
+    trials = result.searched.trials
+    finished = accounts(trials, settings.trials).finished.values()
+    states = [trial.state.name.lower() for trial in finished]
+    failures = sorted({str(t.user_attrs[FAILURE]) for t in finished if FAILURE in t.user_attrs})
+
+    def policy(one: Solved) -> dict[str, Any]:
+        family, price = one.fitted.names[one.point]
+        return {
+            "topology": written_out(one.topology, task.data.costs),
+            "point": one.point,
+            "family": family,
+            "price": price if math.isfinite(price) else None,
+            "held_out": {"cost": one.cost, "error": one.error, "largest": one.expected.reference},
+        }
+
+    found: dict[str, Any] = _finite(
+        {
+            "target": in_words(task.target, task.routes.unit, task.plain.loss),
+            "unit": task.routes.unit,
+            "objectives": list(task.objectives),
+            "examples": {"learnt": len(task.learnt), **{k: len(v) for k, v in task.data.parts.items()}},
+            "study": {"where": result.searched.where, "sampler": settings.sampler, "seed": settings.seed},
+            "trials": {
+                "wanted": settings.trials,
+                **{state: states.count(state) for state in ("complete", "pruned", "fail")},
+                "died": sum(t.state.name == "FAIL" and FAILURE not in t.user_attrs for t in trials),
+                "failures": failures[:10],
+                "seconds": result.searched.seconds,
+            },
+            "kept": "plain" if result.trial is None else "tuned",
+            "plain": policy(result.plain),
+            "tuned": None
+            if result.trial is None
+            else policy(result.best) | {"trial": result.trial.number, "choices": dict(result.trial.params)},
+            "fresh_folds": None if result.gain is None else {"gain": result.gain[0], "standard_error": result.gain[1]},
+            "price": result.plain.price,
+            "test": result.tested,
+            "verdict": result.verdict,
+            "stopped": result.searched.stopped,
+            "importance": dict(importance),
+            "pareto": pareto_of(task, trials),
+        }
+    )
+    return found
+
+
+def _finite(value: Any) -> Any:
+    """The same without NaN and infinity, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
