@@ -25,9 +25,11 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from eval import tune
+from eval.choose import DOUBT, choices_of, finalist, measured_on_test
+from eval.search import ranking, search
+from eval.solved import solved
 from eval.study import FOUND, SLOT, done
-from eval.tune import Settings
+from eval.task import Settings, read_task
 
 SAMPLERS = ("tpe", "random", "grid")
 RESULTS = Path(__file__).parent / "results" / "tuning.csv"
@@ -36,18 +38,17 @@ KEYS = ["data", "target", "trials", "sampler", "seed"]
 
 def measure(settings: Settings) -> dict[str, object]:
     """One study: its best trial beside the plain policy."""
-    task = tune.read_task(settings)
-    plain = tune.solved(task, task.plain, task.topology, settings.points)
+    task = read_task(settings)
+    plain = solved(task, task.plain, task.topology)
     begin, used = time.perf_counter(), time.process_time()
-    searched = tune.search(settings, task, plain)
+    searched = search(task, plain)
     seconds, cpu = time.perf_counter() - begin, time.process_time() - used
-    found = tune.finalist(settings, task, plain, searched)
+    found = finalist(task, plain, searched)
     first = next(t for t in done(searched.trials, feasible=False) if t.user_attrs[SLOT] == 0)
-    best = tune.ranking(task, searched.trials)[0]
+    best = ranking(task, searched.trials)[0]
     trial, mean, error = found or (first, 0.0, 0.0)
-    how, topology = task.chosen({name: value for name, value in tune._choices(task, trial).items() if name != "aim"})
-    other = plain if trial is first else tune.solved(task, how, topology, settings.points)
-    tested = tune.measured_on_test(settings, task, plain, other)
+    other = plain if trial is first else solved(task, *task.chosen(choices_of(task, trial)))
+    tested = measured_on_test(task, plain, other)
     name = "plain" if other is plain else "tuned"
     difference = tested.get("difference", {"net_cost": {"value": 0.0, "low": 0.0, "high": 0.0}})["net_cost"]
     base = tested["plain"]["cost"]["value"]
@@ -63,7 +64,7 @@ def measure(settings: Settings) -> dict[str, object]:
         "best held out": best.user_attrs[FOUND][task.natural],
         "fresh gain": mean,
         "fresh error": error,
-        "kept": mean > tune.DOUBT * error,
+        "kept": mean > DOUBT * error,
         "plain test cost": base,
         "plain test error": tested["plain"]["error"]["value"],
         "finalist test cost": tested[name]["cost"]["value"],

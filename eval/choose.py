@@ -53,89 +53,74 @@ class Result:
     verdict: dict[str, str]
 
 
-def conclude(settings: Settings, task: Task, plain: Solved, searched: Searched) -> Result:
+def conclude(task: Task, plain: Solved, searched: Searched) -> Result:
     """Choose on the folds, refit, and measure on the test part, once, if the study came to its end."""
-    trial, gain = choose(settings, task, plain, searched)
+    trial, gain = choose(task, plain, searched)
     best = plain
-    failed = sorted({str(t.user_attrs["failure"]) for t in searched.trials if "failure" in t.user_attrs})
+    failed = sorted({str(t.user_attrs[FAILURE]) for t in searched.trials if FAILURE in t.user_attrs})
     note = f" (every trial failed: {failed[0]})" if failed and not ranking(task, searched.trials) else ""
     if trial is not None:
-        how, topology = task.chosen(_choices(task, trial))
         try:
-            best = solved(task, how, topology, settings.points)
+            best = solved(task, *task.chosen(choices_of(task, trial)))
         except InputError as error:  # solvable on the folds, by a hair, and not on the whole
             trial, note = None, f" (the best trial's policy can't meet the target when fitted on all: {error})"
-    tested = None if searched.stopped else measured_on_test(settings, task, plain, best)
+    tested = None if searched.stopped else measured_on_test(task, plain, best)
     return Result(plain, best, trial, gain, searched, tested, verdict(task, trial, gain, tested, note))
 
 
-def choose(
-    settings: Settings, task: Task, plain: Solved, searched: Searched
-) -> tuple[FrozenTrial | None, tuple[float, float] | None]:
+def choose(task: Task, plain: Solved, searched: Searched) -> tuple[FrozenTrial | None, tuple[float, float] | None]:
     """The trial to keep, None for the plain policy; and the gain of the best finalist on fresh folds.
 
     The best of many trials looks better than it is, having been chosen for it. So one is kept only if it is ahead on
     other folds by more than ``DOUBT`` standard errors. After an interrupt there is no time for that, and the order of
     the trials decides.
     """
-    from eval.study import done
-
     if searched.stopped:
-        first = [t for t in done(searched.trials, feasible=False) if t.user_attrs["slot"] == 0]
-        value = first[0].user_attrs["found"][task.natural] if first else math.inf
-        ahead = [t for t in ranking(task, searched.trials) if t.user_attrs["found"][task.natural] < value]
+        first = [t for t in done(searched.trials, feasible=False) if t.user_attrs[SLOT] == 0]
+        value = first[0].user_attrs[FOUND][task.natural] if first else math.inf
+        ahead = [t for t in ranking(task, searched.trials) if t.user_attrs[FOUND][task.natural] < value]
         return (ahead[0] if ahead else None), None
-    found = finalist(settings, task, plain, searched)
+    found = finalist(task, plain, searched)
     if found is None:
         return None, None
     trial, mean, error = found
     return (trial if mean > DOUBT * error else None), (mean, error)
 
 
-def finalist(
-    settings: Settings, task: Task, plain: Solved, searched: Searched
-) -> tuple[FrozenTrial, float, float] | None:
+def finalist(task: Task, plain: Solved, searched: Searched) -> tuple[FrozenTrial, float, float] | None:
     """Of the ``FINALISTS`` best trials the one that gains most over the plain choice on folds that none was chosen by.
 
     With its mean gain and the standard error of that: how much less it spends, and loses, turned into cost at the plain
     frontier's price. None if no trial but the plain one keeps to the target.
     """
-    import numpy as np
-
-    from eval.study import default_of
-
     defaults = default_of(task.space)
-    ranked = [t for t in ranking(task, searched.trials) if task.key(_choices(task, t)) != task.key(defaults)]
+    ranked = [t for t in ranking(task, searched.trials) if task.key(choices_of(task, t)) != task.key(defaults)]
     if not ranked:
         return None
-    judge = Judge(task, searched.prices, settings.folds, settings.seed + FRESH)
+    judge = Judge(task, searched.prices, task.settings.folds, task.settings.seed + FRESH)
+    no_aim = {"aim": None}  # at the target's own point, wherever on the frontier a trial with several objectives stood
     found: list[tuple[FrozenTrial, float, float]] = []
     try:
-        base = judge.judge({name: value for name, value in defaults.items() if name != "aim"})
+        base = judge.judge(defaults | no_aim)
     except (ValueError, ArithmeticError):  # nothing to hold the others against
         return None
     for trial in ranked[:FINALISTS]:
-        choices = {name: value for name, value in _choices(task, trial).items() if name != "aim"}
         with suppress(ValueError, ArithmeticError):
-            judged = judge.judge(choices)
+            judged = judge.judge(choices_of(task, trial) | no_aim)
             saved = (base.loss_rows - judged.loss_rows) / plain.price + base.cost_rows - judged.cost_rows
             if judged.violation <= 0 or base.violation > 0:
                 found.append((trial, float(saved.mean()), float(saved.std() / np.sqrt(len(saved)))))
     return max(found, key=lambda each: each[1], default=None)
 
 
-def _choices(task: Task, trial: FrozenTrial) -> dict[str, Any]:
+def choices_of(task: Task, trial: FrozenTrial) -> dict[str, Any]:
     """A trial's choices as values, from their labels."""
-    from eval.study import values_of
-
     return values_of(task.space, trial.params)
 
 
-def measured_on_test(settings: Settings, task: Task, plain: Solved, best: Solved) -> dict[str, Any]:
+def measured_on_test(task: Task, plain: Solved, best: Solved) -> dict[str, Any]:
     """Both policies on the test part: cost and error with intervals, and the difference, paired."""
-    from eval.intervals import Bootstrap, estimate, interval, ratio, resampled
-
-    how = Bootstrap(seed=settings.seed, level=LEVEL)
+    how = Bootstrap(seed=task.settings.seed, level=LEVEL)
     outputs = task.data.parts["test"]
 
     def routed(one: Solved) -> Routing:
@@ -143,9 +128,8 @@ def measured_on_test(settings: Settings, task: Task, plain: Solved, best: Solved
 
     policies = {"plain": routed(plain)} | ({} if best is plain else {"tuned": routed(best)})
     found: dict[str, Any] = {name: asdict(interval(routing, how)) for name, routing in policies.items()}
-    largest = task.routes.stages[_largest(task)]
-    wrong = singly(outputs.of(task.routes.stages), task.plain.loss)[:, _largest(task)]
-    found["largest"] = {"stage": largest, "error": float(wrong.mean())}
+    wrong = losses_alone(outputs.of(task.routes.stages), task.plain.loss)[:, task.largest]
+    found["largest"] = {"stage": task.routes.stages[task.largest], "error": float(wrong.mean())}
     if best is not plain:
         means = resampled([policies["tuned"], policies["plain"]], how)
         cost, error = means[:, 0, 0] - means[:, 1, 0], means[:, 0, 1] - means[:, 1, 1]
@@ -156,12 +140,6 @@ def measured_on_test(settings: Settings, task: Task, plain: Solved, best: Solved
             "net_cost": asdict(estimate(cost + error / plain.price, how)),
         }
     return {"examples": len(outputs), "level": LEVEL, **found}
-
-
-def _largest(task: Task) -> int:
-    from cascades.deployment import largest
-
-    return largest(task.routes)
 
 
 def verdict(

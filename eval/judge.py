@@ -1,4 +1,4 @@
-"""Choices of a search turned into what they cost and lose on folds that nothing was fitted on, and miss of a target."""
+"""Choices turned into what they cost and lose on held-out folds, and by how much they miss the target."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cascades.targets import best_pair, cost_range, limits_of
 from cascades.topology import Topology, unroll
 from eval.solved import losses_alone
 from eval.study import Found, Report
-from eval.task import Task, accurate
+from eval.task import Task
 from features.evidence import Reader, Reading, fit_reader
 from features.outputs import Floats, Ints, Outputs
 
@@ -60,24 +60,18 @@ class Judge:
     """
 
     def __init__(self, task: Task, prices: Sequence[float], folds: int, seed: int) -> None:
-        import numpy as np
-
-        from cascades.deployment import largest
-
         self.task, self.prices = task, np.array(prices)
         rng = np.random.default_rng([seed, folds])
         rows = np.sort(rng.permutation(len(task.learnt))[:CV_ROWS])
         self.outputs = task.learnt.take(rows) if len(rows) < len(task.learnt) else task.learnt
         order = rng.permutation(len(self.outputs))
         self.folds = [np.sort(order[fold::folds]) for fold in range(folds)]
-        self.largest = singly(self.outputs, task.plain.loss)[:, largest(task.routes)]
+        self.largest = losses_alone(self.outputs, task.plain.loss)[:, task.largest]
         self.known: list[dict[Any, Any]] = [{} for _ in self.folds]
         self.plans: dict[Any, list[Plan]] = {}
 
     def evaluate(self, choices: Mapping[str, Any], report: Report) -> Found:
         """As a study wants it: the objectives' values."""
-        from eval.study import Found
-
         judged = self.judge(choices, report)
         values = {"cost": judged.cost, "error": judged.error, "p95": judged.p95}
         about = {**values, "curve": judged.curve}
@@ -85,8 +79,6 @@ class Judge:
 
     def judge(self, choices: Mapping[str, Any], report: Report = lambda *_: None) -> Judged:
         """Fold after fold; ``report`` hears the value so far, a miss of the target being worse than any hit."""
-        import numpy as np
-
         how, topology = self.task.chosen(choices)
         parts: list[list[Routing]] = []
         for fold, rows in enumerate(self.folds):
@@ -101,22 +93,11 @@ class Judge:
     def _routings(self, fold: int, rows: Ints, how: FitSettings, topology: Topology) -> list[Routing]:
         """Where the examples ``rows`` go by what was fitted on all others: at each price, by one stage alone, and by
         jointly tuned thresholds if those are among the families."""
-        import numpy as np
-
-        from cascades.answers import LOSSES
-        from cascades.chains import joint_thresholds, route_chain
-        from cascades.fit import fit_sweep
-        from cascades.outcomes import single_outcomes
-        from cascades.topology import unroll
-        from features.evidence import fit_reader
-
         routes = unroll(topology, self.task.data.costs)
         here = self.outputs.of(routes.stages)
         rest = here.take(np.setdiff1d(np.arange(len(here)), rows))
-        key = (fold, routes.stages, routes.paths)
-
         known = self.known[fold]
-        if sum(found[1].nbytes for key, found in known.items() if key[0] == "pool") > KNOWN_BYTES / len(self.folds):
+        if sum(found[1].nbytes for kind, found in known.items() if kind[0] == "pool") > KNOWN_BYTES / len(self.folds):
             known.clear()
 
         def read(sample: Outputs, paths: Any, inner: Ints, evidence: Any) -> tuple[Reader, Reading]:
@@ -128,6 +109,7 @@ class Judge:
         routed = sweep.route(there)
         found = [routed.at(i) for i in range(routed.path.shape[1])]
         if "threshold" in how.policies:
+            key = (fold, routes.stages, routes.paths)
             calibration = sweep.reader.calibration
             if key not in self.plans:
                 self.plans[key] = joint_thresholds(single_outcomes(rest, loss, calibration), routes, self.prices)
@@ -137,14 +119,10 @@ class Judge:
 
     def _solve(self, parts: Sequence[Sequence[Routing]], reference: float, aim: float | None) -> Judged:
         """The target's point, or the one at ``aim``, of the folds' routings put together."""
-        import numpy as np
-
-        from cascades.hull import lower_hull
-        from cascades.targets import best_pair, cost_range, limits_of
-
         routings = [_joined(of_point) for of_point in zip(*parts, strict=True)]
         target = self.task.target
         limits = limits_of(target, routings, reference, routings)
+        misses = [_missed(limit.values, limit.bound) for limit in limits]
         cost = np.array([routing.mean_cost for routing in routings])
         error = np.array([routing.error for routing in routings])
         hull = lower_hull(cost, error).tolist()
@@ -153,22 +131,18 @@ class Judge:
             low = min(int(at), len(hull) - 2) if len(hull) > 1 else 0
             one, other, share = hull[low], hull[min(low + 1, len(hull) - 1)], at - low
         else:
-            first, second = (error, cost) if accurate(target) else (cost, error)
+            first, second = (error, cost) if self.task.accurate else (cost, error)
             found = best_pair(first, second, limits)
             if found is None:  # the point that misses least
-                nearest = int(np.max([_missed(limit.values, limit.bound) for limit in limits], axis=0).argmin())
+                nearest = int(np.max(misses, axis=0).argmin())
                 found = nearest, nearest, 0.0
             one, other, share = found
 
         def mean(values: Floats) -> float:
             return float((1 - share) * values[one] + share * values[other])
 
-        violation = max(
-            float((1 - share) * _missed(v.values, v.bound)[one] + share * _missed(v.values, v.bound)[other])
-            for v in limits
-        )
-        routes = routings[0].routes
-        if target.budget is not None and target.budget > cost_range(cost, routes)[1]:
+        violation = max(map(mean, misses))
+        if target.budget is not None and target.budget > cost_range(cost, routings[0].routes)[1]:
             violation = 1.0  # smaller than what was asked for: another topology would use the budget
         a, b = routings[one], routings[other]
         return Judged(
@@ -184,14 +158,11 @@ class Judge:
 
 def _missed(values: Floats, bound: float) -> Floats:
     """(m,) by how much each of some points misses a bound, in shares of their span."""
-    import numpy as np
-
     return np.asarray((values - bound) / (float(np.ptp(values)) or 1.0))
 
 
 def _joined(routings: Sequence[Routing]) -> Routing:
-    import numpy as np
-
+    """Those of several folds as one."""
     return replace(
         routings[0],
         path=np.concatenate([routing.path for routing in routings]),
@@ -202,8 +173,6 @@ def _joined(routings: Sequence[Routing]) -> Routing:
 
 def percentile(one: Routing, other: Routing, share: float, q: float = QUANTILE) -> float:
     """The cost that a share ``q`` of the examples stays within, ``share`` of them being routed the ``other`` way."""
-    import numpy as np
-
     mass = (1 - share) * one.visits / len(one) + share * other.visits / len(other)
     order = np.argsort(one.routes.cost, kind="stable")
     reached = np.cumsum(mass[order]) >= q - 1e-12

@@ -68,7 +68,7 @@ def frontier_picture(frame: pd.DataFrame, unit: str, examples: int, note: str = 
     chosen = frame[frame["part"] != part]
     figure = Figure(figsize=INCHES, layout="constrained")
     axes = figure.add_subplot()
-    _scale(axes, tested["cost"].to_numpy(float))
+    scale(axes, tested["cost"].to_numpy(float))
     for router, look in LOOKS.items():
         rows = (tested["router"] == router).to_numpy()
         points, picked_on = tested[rows], chosen[rows]
@@ -90,7 +90,7 @@ def frontier_picture(frame: pd.DataFrame, unit: str, examples: int, note: str = 
     return figure
 
 
-def _scale(axes: Axes, cost: Floats) -> None:
+def scale(axes: Axes, cost: Floats) -> None:
     """Sets the axes up: a grid, and a logarithmic cost axis with plain numbers where costs span much."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 

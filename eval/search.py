@@ -1,6 +1,6 @@
 """A task turned into a study and its trials, run by as many processes as were asked for: ``search``."""
 
-# Helpers import this module before they can hear of an interrupt, so all that is heavy waits until it is needed.
+# A helper process imports this before it can take an interrupt quietly, so what is heavy waits until it is needed.
 
 from __future__ import annotations
 
@@ -8,14 +8,26 @@ import json
 import os
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cascades.settings import FAILED, INTERRUPTED
-from eval.study import FOUND, KEY, OutOfReachError, Plan, accounts, digest, done, labelled, open_study, shown, work
+from eval.study import (
+    FOUND,
+    KEY,
+    OutOfReachError,
+    Plan,
+    accounts,
+    digest,
+    done,
+    labelled,
+    open_study,
+    shown,
+    storage_named,
+    work,
+)
 from eval.task import Settings, Task, read_task
 
 if TYPE_CHECKING:
@@ -45,11 +57,11 @@ class Searched:
     where: str = ""
 
 
-def plan_of(settings: Settings, task: Task) -> StudyPlan:
+def plan_of(task: Task) -> Plan:
     """The study that the flags speak of."""
-    from eval.study import Plan, digest, labelled, storage_named
+    from eval.judge import CV_ROWS, INNER_FOLDS
 
-    space = task.space
+    settings, space = task.settings, task.space
     values = {name: [labelled({"": v})[""] for v in values] for name, values in space.items()}
     how = [settings.folds, settings.seed, settings.loss, CV_ROWS, INNER_FOLDS, asdict(task.plain)]
     fingerprint = {
@@ -105,11 +117,12 @@ def prices_of(task: Task, plain: Solved) -> list[float]:
     ]
 
 
-def search(settings: Settings, task: Task, plain: Solved) -> Searched:
+def search(task: Task, plain: Solved) -> Searched:
     """Run the study to its end, by as many processes as were asked for; an interrupt or a lost storage ends it too."""
-    from eval.study import OutOfReachError, accounts, open_study, shown, work
+    from eval.judge import Judge
 
-    opened = open_study(plan_of(settings, task))
+    settings = task.settings
+    opened = open_study(plan_of(task))
     prices = opened.noted("prices", lambda: prices_of(task, plain))
     judge = Judge(task, prices, settings.folds, settings.seed)
     begin, seen, stopped, code = time.monotonic(), list[Any](), "", 0
@@ -118,8 +131,7 @@ def search(settings: Settings, task: Task, plain: Solved) -> Searched:
 
         def told(trials: Sequence[FrozenTrial]) -> None:
             seen[:] = trials
-            finished = len(accounts(trials, settings.trials).finished)
-            bar(finished, _best_text(task, trials))
+            bar(len(ended(task, trials)), _best_text(task, trials))
 
         try:
             work(opened, judge.evaluate, told)
@@ -132,8 +144,7 @@ def search(settings: Settings, task: Task, plain: Solved) -> Searched:
             stopped, code = str(error), FAILED
     opened.close()
     if stopped:
-        finished = len(accounts(seen, settings.trials).finished)
-        stopped = f"{stopped}; {finished} of {settings.trials} trials are done and the best of them is written"
+        stopped += f"; {len(ended(task, seen))} of {settings.trials} trials are done and the best of them is written"
         if code == INTERRUPTED:
             stopped += f": give the same command again and {where} goes on"
     return Searched(seen, prices, time.monotonic() - begin, stopped, code, where)
@@ -162,7 +173,6 @@ def _helpers(settings: Settings) -> Iterator[list[BaseProcess]]:
 
 def help_with(settings: Settings, parent: int) -> None:
     """Run trials of a study that another process has opened, until none is left or that process is gone."""
-    from eval.study import OutOfReachError, open_study, work
 
     class OrphanedError(Exception):
         pass
@@ -172,8 +182,10 @@ def help_with(settings: Settings, parent: int) -> None:
             raise OrphanedError
 
     with suppress(KeyboardInterrupt, OutOfReachError, OrphanedError):
+        from eval.judge import Judge
+
         task = read_task(settings)
-        opened = open_study(plan_of(settings, task))
+        opened = open_study(plan_of(task))
         prices = opened.noted("prices", lambda: [])
         work(opened, Judge(task, prices, settings.folds, settings.seed).evaluate, told, alone=True)
 
@@ -209,15 +221,18 @@ def _best_text(task: Task, trials: Sequence[FrozenTrial]) -> str:
     ranked = ranking(task, trials)
     if not ranked:
         return "nothing within the target yet"
-    found = ranked[0].user_attrs["found"]
+    found = ranked[0].user_attrs[FOUND]
     return f"best: {found['cost']:.4g} {task.routes.unit}, {100 * found['error']:.2f} % wrong"
+
+
+def ended(task: Task, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that count: completed, pruned or failed for good, one a slot."""
+    return list(accounts(trials, task.settings.trials).finished.values())
 
 
 def ranking(task: Task, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Completed trials within the target, the best first, one of each key."""
-    from eval.study import KEY, done
-
-    order = sorted(done(trials), key=lambda t: (t.user_attrs["found"][task.natural], t.number))
+    order = sorted(done(trials), key=lambda t: (t.user_attrs[FOUND][task.natural], t.number))
     once: dict[str, FrozenTrial] = {}
     for trial in order:
         once.setdefault(trial.user_attrs[KEY], trial)

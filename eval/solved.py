@@ -1,4 +1,4 @@
-"""Settings to fit by turned into cascades fitted on all that may be learned from, with the point that meets a target."""
+"""Settings to fit by turned into cascades fitted on all that may be learned from, and the point that meets a target."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ class Solved:
     ``routings`` are the held-out ones of the sweep and the thresholds; ``price`` what is paid there: loss per cost.
     """
 
-    how: FitSettings
     topology: Topology
     fitted: Fitted
     point: int
@@ -37,44 +36,33 @@ class Solved:
     price: float
 
 
-def solved(task: Task, how: FitSettings, topology: Topology, points: int) -> Solved:
+def solved(task: Task, how: FitSettings, topology: Topology) -> Solved:
     """Fit, and solve for the target. Raises InputError where nothing meets it."""
-    import numpy as np
-
-    from cascades.deployment import largest
-    from cascades.points import fit_points
-    from cascades.targets import expected_of, solve
-    from cascades.topology import unroll
-
     routes = unroll(topology, task.data.costs)
     outputs = task.learnt.of(routes.stages)
-    fitted, picking = fit_points(outputs, None, routes, points, how)
-    reference = _reference(task, picking, routes, largest(task.routes))
+    fitted, picking = fit_points(outputs, None, routes, task.settings.points, how)
+    reference = _reference(task, picking, routes)
     spending = fitted.route(outputs)  # what the rules themselves spend; what they lose is told by held-out ones
     fitted, point = solve(task.target, fitted, picking.routings, reference, spending)
-    bound = len(fitted.sweep.prices) + len(fitted.plans)
     expected = expected_of(fitted, picking.routings, reference, spending)
     cost, error = float(expected.cost[point]), float(expected.error[point])
     prices = fitted.sweep.prices[np.isfinite(fitted.sweep.prices)]
     near = np.argsort(np.abs(expected.cost[: len(prices)] - cost), kind="stable")[:3]
     price = float(np.exp(np.log(prices[near]).mean()))
-    return Solved(how, topology, fitted, point, picking.routings[:bound], expected, cost, error, price)
+    unmixed = picking.routings[: len(fitted.sweep.prices) + len(fitted.plans)]
+    return Solved(topology, fitted, point, unmixed, expected, cost, error, price)
 
 
-def _reference(task: Task, picking: Picking, routes: Routes, largest: int) -> float:
+def _reference(task: Task, picking: Picking, routes: Routes) -> float:
     """The mean loss of the largest stage of the whole topology on the examples that points are picked by."""
-    name = task.routes.stages[largest]
+    name = task.routes.stages[task.largest]
     if name in routes.stages:
         return float(picking.there.wrong[:, routes.stages.index(name)].mean())
-    return float(singly(task.learnt, task.plain.loss)[:, largest].mean())
+    return float(losses_alone(task.learnt, task.plain.loss)[:, task.largest].mean())
 
 
-def singly(outputs: Outputs, loss: str) -> Floats:
-    """What every stage alone loses on every example, (n, k)."""
-    from cascades.answers import LOSSES
-    from cascades.outcomes import single_outcomes
-    from features.calibration import fit_answers
-
+def losses_alone(outputs: Outputs, loss: str) -> Floats:
+    """What every stage alone loses on every example, (n, k); ``loss`` is a name of ``LOSSES``."""
     answering = [s for s, stage in enumerate(outputs.stages) if stage.logits is None and not stage.measured]
     calibration = {s: fit_answers(outputs.stages[s], outputs.labels, outputs.classes) for s in answering}
     return single_outcomes(outputs, LOSSES[loss], calibration).wrong

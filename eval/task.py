@@ -1,6 +1,6 @@
 """The flags of tuning and a data folder turned into a task: what is wanted, what to learn from, what may be chosen."""
 
-# What the command reads its flags with is imported when it starts: nothing heavy before it is needed.
+# The command reads its flags with this before all else, so what is heavy waits until it is needed.
 
 from __future__ import annotations
 
@@ -136,9 +136,21 @@ class Task:
     objectives: tuple[str, ...]
 
     @property
+    def accurate(self) -> bool:
+        """Whether the most accurate policy is wanted, as within a budget, rather than the cheapest."""
+        return self.target.budget is not None or (self.target.error_increase is None and self.target.accuracy is None)
+
+    @property
     def natural(self) -> str:
         """What the target leaves to be made small."""
-        return "error" if accurate(self.target) else "cost"
+        return "error" if self.accurate else "cost"
+
+    @property
+    def largest(self) -> int:
+        """The stage, of the whole topology, that errors are held against."""
+        from cascades.deployment import largest
+
+        return largest(self.routes)
 
     @property
     def space(self) -> dict[str, tuple[Any, ...]]:
@@ -161,13 +173,10 @@ class Task:
 
     def key(self, choices: Mapping[str, Any]) -> str:
         """The same for choices that come to the same."""
+        from eval.subtopologies import written_out
+
         how, topology = self.chosen(choices)
         return json.dumps([asdict(how), written_out(topology, self.data.costs), choices.get("aim")], sort_keys=True)
-
-
-def accurate(target: Target) -> bool:
-    """Whether the most accurate policy is wanted, as within a budget, rather than the cheapest."""
-    return target.budget is not None or (target.error_increase is None and target.accuracy is None)
 
 
 def read_task(settings: Settings) -> Task:
@@ -178,6 +187,8 @@ def read_task(settings: Settings) -> Task:
     from cascades.folder import keep_back, read_folder
     from cascades.targets import check_target, parse_budget, parse_shares
     from cascades.topology import parse_topology, unroll
+    from eval.subtopologies import sub_topologies
+    from eval.untouched import pooled
     from features.evidence import EvidenceSettings
     from features.glance import TOP
     from features.outputs import LEARNT
@@ -194,6 +205,7 @@ def read_task(settings: Settings) -> Task:
     target = Target(budget, settings.max_error_increase, settings.min_accuracy, shares)
     check_target(target, routes.stages)
     learnt = pooled([data.parts[part].of(routes.stages) for part in LEARNT if part in data.parts])
+    learnt = replace(learnt, part=LEARNT[0])
     if len(learnt) < LEAST_EXAMPLES:
         raise InputError(f"at least {LEAST_EXAMPLES} examples to learn from", str(len(learnt)), data.name)
     measured = {name for stage in learnt.stages if stage.logits is not None for name in stage.measured}
@@ -208,8 +220,10 @@ def read_task(settings: Settings) -> Task:
     bound = {routes.stages[largest(routes)]} if target.error_increase is not None else set()
     bound |= set(shares) | ({routes.stages[-1]} if LOSSES[settings.loss].excess else set())
     topologies = sub_topologies(topology, data.costs, bound)
-    objectives = tuple(dict.fromkeys(settings.objectives)) or ("error" if accurate(target) else "cost",)
+    objectives = tuple(dict.fromkeys(settings.objectives))
     task = Task(settings, data, kept, learnt, topology, topologies, routes, target, plain, objectives)
+    if not objectives:
+        return replace(task, objectives=(task.natural,))
     if len(objectives) == 1 and objectives != (task.natural,):
         raise InputError(
             f"{task.natural}, which the target leaves to be made small, or several objectives",

@@ -59,10 +59,9 @@ def show(task: Task, result: Result, written: Sequence[Path]) -> None:
     say(f"{told}.")
     say(table_of(task, result))
     if result.searched.trials:
-        from eval.study import accounts
+        from eval.search import ended
 
-        finished = accounts(result.searched.trials, task.settings.trials).finished.values()
-        states = [trial.state.name.lower() for trial in finished]
+        states = [trial.state.name.lower() for trial in ended(task, result.searched.trials)]
         names = {"complete": "complete", "pruned": "pruned", "fail": "failed"}
         counts = ", ".join(f"{states.count(state)} {name}" for state, name in names.items())
         say(f"{len(states)} of {task.settings.trials} trials: {counts}; {result.searched.seconds:.0f} s.")

@@ -17,7 +17,7 @@ from eval.choose import Result
 from eval.files import csv_bytes, json_bytes, png_bytes
 from eval.search import ended
 from eval.solved import Solved
-from eval.study import FAILURE, FOUND, SLOT, accounts, default_of, done, label, labelled
+from eval.study import FAILURE, FOUND, SLOT, default_of, done, label, labelled
 from eval.subtopologies import written_out
 from eval.task import OBJECTIVES, Task
 from eval.tunepictures import importance_picture, pareto_picture
@@ -30,39 +30,29 @@ if TYPE_CHECKING:
 FILES = ("policy.json", "trials.csv", "importance.png", "pareto.png", "summary.json")
 
 
-def files_of(settings: Settings, task: Task, result: Result) -> dict[str, bytes]:
+def files_of(task: Task, result: Result) -> dict[str, bytes]:
     """The content of every file."""
-    from tempfile import TemporaryDirectory
-
-    from cascades.deployment import write_deployment
-    from eval.files import csv_bytes, json_bytes, png_bytes
-
+    trials = result.searched.trials
     with TemporaryDirectory() as folder:
         path = Path(folder) / "policy.json"
-        write_deployment(deployment_of(settings, task, result), path)
+        write_deployment(deployment_of(task, result), path)
         policy = path.read_bytes()
-    importance = importance_of(task, result.searched.trials)
-    contents = {"policy.json": policy, "pareto.png": png_bytes(pareto_picture(task, result))}
-    if settings.trials:
-        contents["trials.csv"] = csv_bytes(trials_frame(task, result.searched.trials))
-        contents["importance.png"] = png_bytes(importance_picture(importance, len(result.searched.trials)))
-    contents["summary.json"] = json_bytes(summary_of(settings, task, result, importance))
+    importance, front = importance_of(task, trials), pareto_of(task, trials)
+    contents = {"policy.json": policy, "pareto.png": png_bytes(pareto_picture(task, result, front))}
+    if task.settings.trials:
+        contents["trials.csv"] = csv_bytes(trials_frame(task, trials))
+        contents["importance.png"] = png_bytes(importance_picture(importance, len(trials)))
+    contents["summary.json"] = json_bytes(summary_of(task, result, importance, front))
     return contents
 
 
-def deployment_of(settings: Settings, task: Task, result: Result) -> Any:
+def deployment_of(task: Task, result: Result) -> Deployment:
     """The policy file's content: the chosen policy, what it was chosen for and from."""
-    from importlib.metadata import version
-
-    from cascades.deployment import Deployment
-    from cascades.points import digest_of
     from eval.run import networks_noted
 
-    best = result.best
+    settings, best = task.settings, result.best
     tuned: dict[str, Any] = {}
     if result.trial is not None:
-        from eval.study import default_of, label, labelled
-
         plain = labelled(default_of(task.space))
         tuned = {
             "trial": result.trial.number,
@@ -90,21 +80,17 @@ def deployment_of(settings: Settings, task: Task, result: Result) -> Any:
 
 def attempts_in(path: Path) -> tuple[Attempt, ...]:
     """What was tried to certify of the policy that stands there: a new one on the same examples does not undo that."""
-    from cascades.deployment import read_deployment
-
     try:
         return read_deployment(path).attempts if path.exists() else ()
     except InputError:
         return ()
 
 
-def trials_frame(task: Task, trials: Sequence[FrozenTrial]) -> Any:
+def trials_frame(task: Task, trials: Sequence[FrozenTrial]) -> pd.DataFrame:
     """One row a trial, those that died and those that nobody began too: when, how it ended, what it chose."""
     import pandas as pd
 
-    from eval.study import BEAT, FAILURE, FOUND, SLOT
-
-    names = ["trial", "slot", "state", "cost", "error", "p95", "violation", "seconds", "same_as", "failure"]
+    told = ["cost", "error", "p95", "violation", "seconds", "same_as"]
     folds = [f"fold_{fold + 1}" for fold in range(task.settings.folds)]
     rows = []
     for trial in trials:
@@ -112,26 +98,24 @@ def trials_frame(task: Task, trials: Sequence[FrozenTrial]) -> Any:
         state = trial.state.name.lower()
         if state == "fail" and FAILURE not in trial.user_attrs:
             state = "died"
-        row = {
-            "trial": trial.number,
-            "slot": trial.user_attrs.get(SLOT),
-            "state": state,
-            **{name: found.get(name) for name in names[3:9]},
-            "failure": trial.user_attrs.get(FAILURE),
-            **{name: trial.intermediate_values.get(fold) for fold, name in enumerate(folds)},
-            **{name: trial.params.get(name) for name in task.space},
-        }
-        rows.append(row)
-    assert BEAT not in names
-    return pd.DataFrame(rows, columns=[*names, *folds, *task.space])
+        rows.append(
+            {
+                "trial": trial.number,
+                "slot": trial.user_attrs.get(SLOT),
+                "state": state,
+                **{name: found.get(name) for name in told},
+                "failure": trial.user_attrs.get(FAILURE),
+                **{name: trial.intermediate_values.get(fold) for fold, name in enumerate(folds)},
+                **{name: trial.params.get(name) for name in task.space},
+            }
+        )
+    return pd.DataFrame(rows, columns=["trial", "slot", "state", *told, "failure", *folds, *task.space])
 
 
 def importance_of(task: Task, trials: Sequence[FrozenTrial]) -> dict[str, float]:
     """How much of the difference between completed trials each choice explains (fANOVA), largest first; empty where
     there are too few trials, or no difference."""
     import optuna
-
-    from eval.study import FOUND, done
 
     complete = [t for t in done(trials, feasible=False) if set(task.space) <= set(t.params)]
     values = {t.user_attrs[FOUND][task.natural] for t in complete}
@@ -154,10 +138,6 @@ def importance_of(task: Task, trials: Sequence[FrozenTrial]) -> dict[str, float]
 
 def pareto_of(task: Task, trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
     """All points of all trials' held-out frontiers that none betters in every objective, the cheapest first."""
-    import numpy as np
-
-    from eval.study import FOUND, done
-
     wanted = [OBJECTIVES.index(name) for name in (task.objectives if len(task.objectives) > 1 else ("cost", "error"))]
     rows = [(t.number, *point) for t in done(trials, feasible=False) for point in t.user_attrs[FOUND]["curve"]]
     if not rows:
@@ -173,13 +153,12 @@ def pareto_of(task: Task, trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]
     return [{"trial": int(t), "cost": c, "error": e, "p95": p} for t, c, e, p in found.tolist()]
 
 
-def summary_of(settings: Settings, task: Task, result: Result, importance: Mapping[str, float]) -> dict[str, Any]:
-    """All of it as JSON."""
-    from cascades.deployment import in_words
-    from eval.study import FAILURE, accounts
-
-    trials = result.searched.trials
-    finished = accounts(trials, settings.trials).finished.values()
+def summary_of(
+    task: Task, result: Result, importance: Mapping[str, float], front: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """All of it as JSON; ``front`` is what ``pareto_of`` finds."""
+    settings, trials = task.settings, result.searched.trials
+    finished = ended(task, trials)
     states = [trial.state.name.lower() for trial in finished]
     failures = sorted({str(t.user_attrs[FAILURE]) for t in finished if FAILURE in t.user_attrs})
 
@@ -218,7 +197,7 @@ def summary_of(settings: Settings, task: Task, result: Result, importance: Mappi
             "verdict": result.verdict,
             "stopped": result.searched.stopped,
             "importance": dict(importance),
-            "pareto": pareto_of(task, trials),
+            "pareto": front,
         }
     )
     return found

@@ -9,7 +9,7 @@ import numpy as np
 
 from cascades.hull import lower_hull
 from eval.choose import Result
-from eval.picture import INCHES, LOOKS, _scale
+from eval.picture import INCHES, LOOKS, scale
 from eval.study import FOUND, SLOT, done
 from eval.task import Task
 
@@ -21,17 +21,12 @@ def importance_picture(importance: Mapping[str, float], trials: int) -> Figure:
     """A bar a choice, the most important on top."""
     from matplotlib.figure import Figure
 
-    from eval.picture import INCHES, LOOKS
-
     shown = list(importance.items())[:20][::-1]
     figure = Figure(figsize=INCHES, layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(
-        f"What explains the differences between completed trials (fANOVA, of {trials})",
-        fontsize=10,
-        loc="left",
-    )
+    title = f"What explains the differences between completed trials (fANOVA, of {trials})"
+    axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel("share of the variance (%)")
     if shown:
         axes.barh([name for name, _ in shown], [100 * v for _, v in shown], color=LOOKS["policy"].colour)
@@ -45,14 +40,9 @@ def importance_picture(importance: Mapping[str, float], trials: int) -> Figure:
     return figure
 
 
-def pareto_picture(task: Task, result: Result) -> Figure:
-    """Error against cost on the folds: every trial's point, the front of all, the plain frontier, the policy kept."""
-    import numpy as np
+def pareto_picture(task: Task, result: Result, front: Sequence[Mapping[str, Any]]) -> Figure:
+    """Error against cost on the folds: every trial's point, the ``front`` of all, the plain one, the policy kept."""
     from matplotlib.figure import Figure
-
-    from cascades.hull import lower_hull
-    from eval.picture import INCHES, LOOKS, _scale
-    from eval.study import FOUND, SLOT, done
 
     figure = Figure(figsize=INCHES, layout="constrained")
     axes = figure.add_subplot()
@@ -68,17 +58,10 @@ def pareto_picture(task: Task, result: Result) -> Figure:
         error = np.array([routing.error for routing in result.plain.routings])
         star = {"cost": result.best.cost, "error": result.best.error}
     hull = lower_hull(cost, error)
-    _scale(axes, cost)
+    scale(axes, cost)
     if points:
-        axes.plot(
-            [p["cost"] for p in points],
-            [100 * p["error"] for p in points],
-            ".",
-            color="#999999",
-            label="trials",
-            zorder=2,
-        )
-    front = pareto_of(task, result.searched.trials)
+        across, up = [p["cost"] for p in points], [100 * p["error"] for p in points]
+        axes.plot(across, up, ".", color="#999999", label="trials", zorder=2)
     if front:
         look = LOOKS["joint"]
         across, up = [p["cost"] for p in front], [100 * p["error"] for p in front]
@@ -88,10 +71,13 @@ def pareto_picture(task: Task, result: Result) -> Figure:
     axes.plot([star["cost"]], [100 * star["error"]], "*", color="#000000", markersize=11, label="policy kept", zorder=5)
     if task.target.budget is not None:
         axes.axvline(task.target.budget, color="#000000", linewidth=0.7, label="budget")
-    bounds = [result.plain.expected.reference + b for b in (task.target.error_increase,) if b is not None]
-    bounds += [1 - b for b in (task.target.accuracy,) if b is not None]
-    for bound in bounds:
-        axes.axhline(100 * bound, color="#000000", linewidth=0.7, label="error allowed")
+    allowed = []
+    if task.target.error_increase is not None:
+        allowed.append(result.plain.expected.reference + task.target.error_increase)
+    if task.target.accuracy is not None:
+        allowed.append(1 - task.target.accuracy)
+    for error_allowed in allowed:
+        axes.axhline(100 * error_allowed, color="#000000", linewidth=0.7, label="error allowed")
     axes.set_xlabel(f"mean cost ({task.routes.unit})")
     axes.set_ylabel("error (%)")
     title = f"Held out, on {len(task.learnt):,} examples; the best of many looks better than it is"

@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cascades.checking import check_outputs
-from cascades.costs import Costs, StageCost
+from cascades.checking import LONGEST_NAME, MOST_STAGES, check_outputs
+from cascades.costs import MAX_COST, Costs, StageCost
 from cascades.deployment import (
+    DEEPEST,
+    LONGEST_TEXT,
+    MOST_EXAMPLES,
     SCHEMA,
     Attempt,
     Bound,
@@ -27,6 +30,7 @@ from cascades.deployment import (
     Deployment,
     Reference,
     Target,
+    deployment_from_plain,
     deployment_to_plain,
     described,
     largest,
@@ -442,6 +446,8 @@ def at(content: Any, place: str) -> tuple[Any, Any]:
         ("versions", {"numpy": None}, "versions, numpy"),
         ("costs.stages", {}, "1 to 256 stages"),
         ("costs.stages.c.trunk", -1, "trunk: expected a number from 0"),
+        ("costs.stages.c", {"network": "c", "trunk": 9.0, "head": 0.0, "tail": 1.0}, "keys among network, trunk, head"),
+        ("costs.stages.c.trunk", 9.0 * (1 + 1e-6), "costs by which the policies' paths cost what they do"),
         ("costs.stages.c.trunk", 10.0, "costs by which the policies' paths cost what they do"),
         ("costs.stages.c.trunk", 1e-200, "a cost of 0 or from"),
         ("costs.unit", "s", "costs in ms, as the policies have them"),
@@ -476,6 +482,68 @@ def test_what_does_not_fit_is_told_with_its_place(
     assert key in container or isinstance(container, list)
     container[key] = value
     assert said in refused(tmp_path / "policy.json", json.dumps(spoilt))
+
+
+def nested(depth: int) -> Any:
+    """Lists within lists: [[1]] is two deep."""
+    return 1 if depth == 0 else [nested(depth - 1)]
+
+
+@pytest.mark.parametrize(
+    ("place", "taken", "beyond"),
+    [
+        ("kept", (0, 1), (-0.001, 1.001)),
+        ("seed", (0, 2**63 - 1), (-1,)),
+        ("topology", ("x" * LONGEST_TEXT,), ("x" * (LONGEST_TEXT + 1),)),
+        ("target.budget", (0, MAX_COST * MOST_STAGES, None), (-0.001, MAX_COST * MOST_STAGES * 1.001)),
+        ("target.accuracy", (0, 1, None), (-0.001, 1.001)),
+        ("target.error_increase", (0, 1, None), (-0.001, 1.001)),
+        ("target.shares", ({}, {"a": 0}, {"a": 1}), ({"a": -0.001}, {"a": 1.001})),
+        ("expected.cost.0", (0, MAX_COST * MOST_STAGES), (-0.001, MAX_COST * MOST_STAGES * 1.001)),
+        ("expected.error.0", (0, 1), (-0.001, 1.001)),
+        ("expected.reference", (0, 1), (-0.001, 1.001)),
+        ("expected.examples", (1, MOST_EXAMPLES), (0, MOST_EXAMPLES + 1)),
+        ("certificate.delta", (1e-9, 0.999), (0, 1)),
+        ("certificate.cost", (0, MAX_COST * MOST_STAGES), (-0.001, MAX_COST * MOST_STAGES * 1.001)),
+        ("certificate.cost_bound", (0, MAX_COST * MOST_STAGES), (-0.001, MAX_COST * MOST_STAGES * 1.001)),
+        ("certificate.examples", (1, MOST_EXAMPLES), (0, MOST_EXAMPLES + 1)),
+        ("certificate.method", ("x" * LONGEST_TEXT,), ("x" * (LONGEST_TEXT + 1),)),
+        ("certificate.digest", ("x" * LONGEST_NAME,), ("x" * (LONGEST_NAME + 1),)),
+        ("certificate.bounds.0.most", (-1, 1), (-1.001, 1.001)),
+        ("certificate.bounds.0.value", (-1, 1), (-1.001, 1.001)),
+        ("certificate.bounds.0.groups", ({}, {"a": -1}, {"a": 1}), ({"a": -1.001}, {"a": 1.001})),
+        ("attempts.0.delta", (1e-9, 0.999), (0, 1)),
+        ("attempts.0.examples", (1, MOST_EXAMPLES), (0, MOST_EXAMPLES + 1)),
+        ("attempts.0.point", (0, MOST_EXAMPLES, None), (-1, MOST_EXAMPLES + 1)),
+        ("attempts.0.asked", ("x" * LONGEST_TEXT,), ("x" * (LONGEST_TEXT + 1),)),
+        ("reference.examples", (1, MOST_EXAMPLES), (0, MOST_EXAMPLES + 1)),
+        ("reference.exits", ({}, {"a": 0}, {"a": MOST_EXAMPLES}), ({"a": -1}, {"a": MOST_EXAMPLES + 1})),
+        ("reference.edges", ([-1e18, 1e18],), ([-1.001e18, 0], [0, 1.001e18], [0.5, 0.5])),
+        ("reference.counts", ({}, {"a": [0, 0, MOST_EXAMPLES]}), ({"a": [0, 0, -1]}, {"a": [0, 0, MOST_EXAMPLES + 1]})),
+        ("reference.wrong", (0, MOST_EXAMPLES, None), (-1, MOST_EXAMPLES + 1)),
+        ("tuned", ({"a": nested(DEEPEST)},), ({"a": nested(DEEPEST + 1)},)),
+        ("networks", ({"a": "x" * LONGEST_TEXT},), ({"a": "x" * (LONGEST_TEXT + 1)},)),
+        ("costs.batch", (1, 2**63 - 1, None), (0,)),
+        ("costs.device", ("", "x" * LONGEST_TEXT), ("x" * (LONGEST_TEXT + 1),)),
+        ("costs.stages.c.trunk", (9.0 * (1 + 1e-11),), (9.0 * (1 + 1e-8),)),
+    ],
+)
+def test_numbers_and_texts_are_taken_up_to_their_ends_and_not_beyond(
+    content: dict[str, Any], place: str, taken: tuple[Any, ...], beyond: tuple[Any, ...]
+) -> None:
+    for values, fine in ((taken, True), (beyond, False)):
+        for value in values:
+            changed = copy.deepcopy({key: each for key, each in content.items() if key != "policies"})
+            changed["policies"] = content["policies"]
+            container, key = at(changed, place)
+            container[key] = value
+            if place == "reference.edges":
+                changed["reference"]["counts"] = {}
+            if fine:
+                assert deployment_from_plain(changed, "here")
+            else:
+                with pytest.raises(InputError, match=r"^here"):
+                    deployment_from_plain(changed, "here")
 
 
 @pytest.mark.parametrize("key", ["topology", "point", "costs", "policies", "certificate", "reference", "tuned"])

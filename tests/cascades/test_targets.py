@@ -88,6 +88,13 @@ def test_a_budget_that_binds_nothing_takes_the_most_accurate_and_of_those_the_ch
     assert chosen(Target(budget=90), fitted, blank(fitted, [10, 30, 20], [0.5, 0.1, 0.1])) == 2
 
 
+def test_no_budget_at_all_buys_what_is_free_and_all_of_a_budget_the_dearest(made: Any) -> None:
+    fitted = made[0]
+    routings = blank(fitted, [10, 0, 100], [0.2, 0.5, 0.1])
+    assert chosen(Target(budget=0.0), fitted, routings) == 1
+    assert chosen(Target(budget=100.0), fitted, routings) == 2
+
+
 def test_errors_take_the_cheapest(made: Any) -> None:
     fitted = made[0]
     routings = blank(fitted, [10, 20, 40], [0.5, 0.2, 0.1])

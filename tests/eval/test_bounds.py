@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 from scipy.special import gammaln, ndtr, xlogy
 from scipy.stats import binom, binomtest
 
@@ -146,6 +147,23 @@ def test_betting_is_valid_at_the_boundary(name: str) -> None:
         assert excess(float((p <= level).mean()), level, runs) < 3
 
 
+def test_betting_is_the_papers_product_of_bets_made_from_what_came_before() -> None:
+    """Waudby-Smith & Ramdas (2024), (15): one number after another, with a gambler's purse."""
+    x, delta = [0.2, 0.9, 0.4, 0.0, 0.5] * 12, 0.1
+    for bound in (0.3, 0.45, 0.6):
+        purse = most = 1.0
+        variance = 1 / 4
+        for t in range(len(x)):
+            bet = min(np.sqrt(2 * np.log(1 / delta) / (len(x) * variance)), 0.75)
+            purse *= 1 + bet * (bound - x[t])
+            most = max(most, purse)
+            means = [(1 / 2 + sum(x[: i + 1])) / (i + 2) for i in range(t + 1)]
+            spread = sum((one - mean) ** 2 for one, mean in zip(x, means, strict=False))
+            variance = (1 / 4 + spread) / (t + 2)
+        assert betting_p(np.array(x), bound, delta) == pytest.approx(1 / most)
+        assert bound == 0.3 or most > 1.05
+
+
 def test_betting_has_power_and_is_no_constant() -> None:
     rng = np.random.default_rng(0)
     found = [betting_p(skewed(rng, 2000), 0.1, 0.05) for _ in range(50)]
@@ -212,9 +230,12 @@ def test_paired_test_never_rejects_too_often_where_hardly_any_differ(bound: floa
     assert 0.03 < max(sizes) <= level
 
 
-@pytest.mark.parametrize("bound", [-0.2, 0.0, 0.03, 0.3])
+@pytest.mark.parametrize("bound", [-0.2, 0.0, 0.03, 0.1, 0.3, 0.88])
 def test_paired_p_value_is_its_definition(bound: float) -> None:
-    """The largest chance of so small a score within the interval of the nuisance, found by brute force."""
+    """The largest chance of so small a score within the interval of the nuisance, found by brute force.
+
+    0.88 lies above the interval where few differ; at 0.1, (1 - 0.1) / 2 over 1 - (1 + 0.1) / 2 is rounded above 1.
+    """
     n, slack = 9, 1e-3
     a, c, _ = everything(n)
     score = _score(a, c, n, bound)
@@ -234,6 +255,24 @@ def test_the_score_orders_samples_as_it_must(bound: float) -> None:
     score = np.where(a + c <= n, _score(a, np.minimum(c, n - a), n, bound), np.nan)
     assert np.nanmax(np.diff(score, axis=1)) <= 1e-12
     assert np.nanmin(np.diff(score, axis=0)) >= -1e-12
+
+
+@pytest.mark.parametrize("bound", [-0.3, -0.05, 0.0, 0.02, 0.4])
+def test_the_score_is_tangos_with_the_likeliest_trinomial_found_by_search(bound: float) -> None:
+    n = 60
+    for worse, better in ((0, 0), (0, 3), (2, 0), (5, 9), (30, 4), (1, 58)):
+
+        def unlikely(rare: float, counts: tuple[int, int] = (worse, better)) -> float:
+            up = rare + bound
+            rest = n - sum(counts)
+            return -float(xlogy(counts[0], up) + xlogy(counts[1], rare) + xlogy(rest, max(1 - up - rare, 0.0)))
+
+        within = (max(-bound, 0.0), (1 - bound) / 2)
+        rare = minimize_scalar(unlikely, bounds=within, method="bounded", options={"xatol": 1e-12}).x
+        rare = min((*within, rare), key=unlikely)
+        spread = np.sqrt(n * max(2 * rare + bound - bound**2, 0.0))
+        wanted = (worse - better - n * bound) / spread if spread > 1e-6 else 0.0
+        assert float(_score(np.array(worse), np.array(better), n, bound)) == pytest.approx(wanted, rel=1e-4, abs=1e-6)
 
 
 def test_the_score_for_no_difference_is_mcnemars() -> None:
@@ -286,6 +325,31 @@ def test_paired_bound_agrees_with_the_paired_test_but_for_some_percent() -> None
     assert paired_p(worse, better, n, bound - 0.2 * margin, slack_for(delta)) > delta
 
 
+@pytest.mark.parametrize(("worse", "better"), [(0, 0), (2, 2), (1, 6), (5, 4), (9, 0)])
+def test_paired_bound_is_its_definition(worse: int, better: int) -> None:
+    """The least mean under which so small a sum is rare, whatever the nuisance within its interval, by brute force."""
+    n, delta = 9, 0.2
+    slack = slack_for(delta)
+    a, c, _ = everything(n)
+    low, high = _disagreement(worse + better, n, slack / 10)
+
+    def chance(bound: float) -> float:
+        shares = np.linspace(max(low, abs(bound)), max(high, abs(bound)), 301 if high >= bound else 0)
+        return max((chances(n, share, bound)[a - c <= worse - better].sum() for share in shares), default=0.0)
+
+    found = paired_bound(worse, better, n, delta)
+    assert found == 1 or chance(found) <= delta
+    assert found <= (worse - better) / n + 2 * RESOLUTION or chance(found - 2 * RESOLUTION) > delta - 1.1 * slack
+
+
+def test_a_tiny_level_is_shared_by_two_bounds_that_are_powers_by_hand() -> None:
+    n, delta = 30, 2e-6
+    rare = 1 - (delta / 2) ** (1 / n)  # what no event in n allows, at half the level
+    assert paired_bound(0, 0, n, delta) == pytest.approx(rare)
+    assert paired_bound(0, n, n, delta) == pytest.approx(2 * rare - 1)
+    assert paired_bound(n, 0, n, delta) == 1
+
+
 def test_a_tiny_level_costs_no_time_and_is_wider() -> None:
     assert paired_bound(10, 12, 200, 2e-5) < paired_bound(10, 12, 200, 5e-6) < 0.2
 
@@ -319,6 +383,7 @@ def test_paired_test_simulated_at_the_boundary() -> None:
         lambda: hoeffding_bentkus_bound(0.1, 10, float("nan")),
         lambda: betting_p(np.array([]), 0.5),
         lambda: betting_p(np.array([0.1, 1.1]), 0.5),
+        lambda: betting_p(np.array([-0.1, 0.9]), 0.5),
         lambda: betting_p(np.array([0.1, float("nan")]), 0.5),
         lambda: betting_p(np.zeros((2, 2)), 0.5),
         lambda: betting_bound(np.array([0.5]), 0.0),
@@ -339,6 +404,7 @@ def test_bounds_out_of_reach_are_settled() -> None:
     assert paired_p(5, 0, 5, 1.0) == 1.0
     assert paired_p(0, 1, 1000, 0.9) == SLACK  # a trinomial of mean 0.9 can't agree so often
     assert betting_p(np.ones(5), 1.1) == 0.0
+    assert betting_p(np.ones(5), 1.0) == 1.0  # a mean of 1 can be
 
 
 def test_being_as_good_is_no_evidence_for_being_far_better() -> None:

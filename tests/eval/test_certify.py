@@ -16,7 +16,15 @@ import pytest
 from numpy.typing import NDArray
 
 from cascades.answers import LOSSES
-from cascades.deployment import Deployment, Target, largest, policies_digest, read_deployment, write_deployment
+from cascades.deployment import (
+    Attempt,
+    Deployment,
+    Target,
+    largest,
+    policies_digest,
+    read_deployment,
+    write_deployment,
+)
 from cascades.folder import EMBEDDED, keep_back, read_folder
 from cascades.outcomes import single_outcomes
 from cascades.points import Mixture, digest_of, fit_points
@@ -24,11 +32,28 @@ from cascades.routing import Routing
 from cascades.targets import expected_of, solve
 from cascades.topology import parse_topology, unroll
 from eval.bounds import binomial_p, paired_p
-from eval.certify import BELOW, NONE_CERTIFIED, Aim, Points, Settings, aim_of, main, sequence_of
+from eval.certify import (
+    BELOW,
+    NONE_CERTIFIED,
+    Aim,
+    Done,
+    Points,
+    Settings,
+    _refuse_too_few,
+    _what_would_do,
+    _with_point,
+    aim_of,
+    attempt_of,
+    main,
+    none_text,
+    sequence_of,
+    tried,
+    within_budget,
+)
 from eval.frontier import Settings as Frontier
 from eval.frontier import fit_settings
 from eval.learn_then_test import Claim, cost_p, fixed_sequence, risk_bound, risk_p
-from eval.untouched import groups_of, pooled, refuse_repeated, shared_examples
+from eval.untouched import certification_examples, groups_of, pooled, refuse_repeated, shared_examples
 from features.errors import InputError
 from features.outputs import Outputs, Stage
 
@@ -73,6 +98,57 @@ def test_the_policys_own_target_is_the_default(flags: dict[str, Any], target: Ta
 def test_an_error_that_can_not_be_is_refused(bound: float) -> None:
     with pytest.raises(InputError, match="an error between 0 and 1"):
         aim_of(Settings(Path("policy.json"), risk="error", target=bound), Target(budget=1.0))
+
+
+def test_too_few_to_certify_even_what_is_never_wrong_are_refused_by_hand() -> None:
+    """0.99^309 = 0.0448 and 0.99^308 = 0.0453 about 0.9 delta; with groups 0.99^349 = 0.02997 is below 0.6 delta."""
+    for least, grouped in ((309, False), (349, True)):
+        _refuse_too_few(least, aim(0.0, 0.01), 0.05, grouped)
+        with pytest.raises(InputError, match=f"to certify an error of 0.01 at delta 0.05, found {least - 1}") as caught:
+            _refuse_too_few(least - 1, aim(0.0, 0.01), 0.05, grouped)
+        needed = int(str(caught.value).split("at least ")[1].split()[0])
+        assert least <= needed <= 1.04 * least
+    with pytest.raises(InputError, match="more than a million examples, to certify"):
+        _refuse_too_few(5000, aim(error=1e-6), 0.05, False)
+    _refuse_too_few(50, aim(increase=0.001), 0.05, False)  # an increase may be below 0: none is hopeless
+
+
+def test_what_was_seen_and_how_many_would_do_is_by_hand() -> None:
+    n = 100
+    wrong = [np.arange(n) < k for k in (1, 9, 4)]
+    base, cost = np.arange(n) < 6, [np.full(n, c) for c in (3.0, 1.0, 2.0)]
+    # an error of at most 0.1: 0.01 is surest, and examples that come out alike are needed till the tail is below
+    found = _what_would_do(wrong, cost, base, aim(error=0.1), 0.045)
+    assert found["best"] == (0.01,)
+    needed = found["needed"]
+    assert (
+        binomial_p(round(needed / n), needed, 0.1)
+        <= 0.045
+        < binomial_p(round(0.8 * needed / n), int(0.8 * needed), 0.1)
+    )
+    # over the base: -0.05, 0.03 and -0.02
+    found = _what_would_do(wrong, cost, base, aim(increase=0.0, error=0.1), 0.045)
+    assert found["best"] == pytest.approx((-0.05, 0.01))
+    both = [_what_would_do(wrong, cost, base, one, 0.045)["needed"] for one in (aim(0.0), aim(error=0.1))]
+    assert found["needed"] == max(both)
+    assert _what_would_do(wrong, cost, base, aim(increase=-0.06), 0.045)["needed"] is None
+    # one limit that none keeps to is enough
+    assert _what_would_do(wrong, cost, base, aim(increase=-0.06, error=0.1), 0.045)["needed"] is None
+    # the point that is safest for the limit that is hardest to keep is meant: here the third, for the first errs apart
+    apart = [(np.arange(n) >= 50) & (np.arange(n) < 54), wrong[2]]
+    alone = _what_would_do(apart[1:], cost, base, aim(increase=0.0), 0.045)["needed"]
+    assert _what_would_do(apart, cost, base, aim(increase=0.0), 0.045)["needed"] == alone
+    assert alone < _what_would_do(apart[:1], cost, base, aim(increase=0.0), 0.045)["needed"]
+    assert _what_would_do(wrong, cost, base, Aim((Claim("increase", None),), "cost", 2.0), 0.025) == {"best": (3.0,)}
+    assert _what_would_do([], [], base, aim(error=0.1), 0.045) == {}
+
+
+def test_attempts_on_the_same_examples_add_up_to_certainty_at_most() -> None:
+    one = Attempt("aa", 100, 0.3, "p", "error at most 0.1", None)
+    assert tried([one]) == tried([replace(one, digest="bb"), one]) == ""
+    assert "2 attempts" in (said := tried([one, replace(one, digest="bb"), replace(one, delta=0.05)]))
+    assert "at most 35 %." in said
+    assert "at most 100 %." in tried([one] * 4)
 
 
 # --- whose examples they are
@@ -367,6 +443,7 @@ def test_a_budget_is_certified_by_walking_up_to_it(certify: Run, home: Path, tmp
     assert certificate.bounds[0].most == risk_bound(wrong, base, 0.025 / len(steps))
     expected = [(1 - m.share) * before.expected.cost[m.one] + m.share * before.expected.cost[m.other] for m in steps]
     np.testing.assert_allclose(expected, [1 - share for share in BELOW], rtol=1e-9)
+    assert (np.diff(expected) > 0).all()
     assert after.expected.cost[after.point] == pytest.approx(expected[last])
     assert len(after.expected.cost) == len(after.fitted.names)
     assert main(["--policy", str(tmp_path / "out.json")]) == 0  # again: the same, and no other attempt
@@ -447,6 +524,87 @@ def test_a_mixtures_coins_are_tossed_anew_for_other_examples(home: Path) -> None
     np.testing.assert_allclose(one.cost(mixture), mean)
     went = one.coin < 0.5
     np.testing.assert_array_equal(one.routing(mixture).path, np.where(went, one.plain[2].path, one.plain[0].path))
+
+
+def test_a_mixture_is_put_behind_the_points_once_and_none_of_one_point(home: Path) -> None:
+    deployment = read_deployment(home / "policy.json")
+    fitted, expected, number = deployment.fitted, deployment.expected, len(deployment.fitted.names)
+    assert _with_point(fitted, expected, Mixture(2, 2, 0.0)) == (fitted, expected, 2)
+    there = number - len(fitted.mixtures)
+    assert _with_point(fitted, expected, fitted.mixtures[1]) == (fitted, expected, there + 1)
+    more, told, point = _with_point(fitted, expected, Mixture(0, 2, 0.3125))
+    assert (more.mixtures, point) == ((*fitted.mixtures, Mixture(0, 2, 0.3125)), number)
+    for before, after in ((expected.cost, told.cost), (expected.error, told.error)):
+        assert after[:-1].tolist() == before.tolist()
+        assert after[-1] == pytest.approx((11 * before[0] + 5 * before[2]) / 16)
+    assert _with_point(more, told, Mixture(0, 2, 0.3125)) == (more, told, number)
+
+
+def test_within_a_budget_the_most_accurate_of_plain_points_is_mixed(home: Path) -> None:
+    deployment = read_deployment(home / "budget.json")
+    fitted, expected = deployment.fitted, deployment.expected
+    plain = len(fitted.names) - len(fitted.mixtures)
+    cost, error = expected.cost[:plain], expected.error[:plain]
+    assert within_budget(fitted, expected, float(cost.min()) * 0.99) is None
+    for budget in (float(cost.min()), 0.5, 1.0):
+        found = within_budget(fitted, expected, budget)
+        assert found is not None
+        assert max(found.one, found.other) < plain
+        spent, erring = ((1 - found.share) * x[found.one] + found.share * x[found.other] for x in (cost, error))
+        assert spent <= budget * (1 + 1e-9)
+        for i in np.flatnonzero(cost <= budget):
+            for j in np.flatnonzero(cost > budget):
+                share = (budget - cost[i]) / (cost[j] - cost[i])
+                assert erring <= (1 - share) * error[i] + share * error[j] + 1e-9
+            assert erring <= error[i] + 1e-9
+
+
+def test_why_there_is_none_is_told_for_each_reason(home: Path) -> None:
+    deployment = read_deployment(home / "policy.json")
+    fitted, expected = deployment.fitted, deployment.expected
+    base, one = np.zeros(1200, bool), fitted.route(keep_back(read_folder(home / "data"), KEPT, 0).parts["test"])[0]
+    none = Done(0, None, fitted, expected, one, base, 3, 1.0)
+    along = Aim((Claim("increase", None),), "cost", 1.5)
+
+    def told(asked: Aim, **seen: Any) -> str:
+        return none_text(replace(none, **seen), deployment, asked, 0.05)
+
+    both = aim(0.01, 0.1, "risk")
+    promise = "an error at most 1 points over resnet's and an error of at most 10 %"
+    assert told(both) == f"No point can be certified for {promise}: none is cheaper than resnet alone."
+    start = f"None can be certified for {promise} with 1,200 examples (delta 0.05)"
+    assert told(both, best=(0.0, 0.0), needed=3400) == (
+        f"{start}; about 3,400 would be needed if they came out like these."
+    )
+    tail = "on these, and more of them would not help."
+    assert told(both, best=(0.01, 0.0)) == f"{start}: the best that was tried has 1.00 points over resnet's {tail}"
+    assert told(both, best=(0.0, 0.125)) == f"{start}: the best that was tried has 12.50 % {tail}"
+    assert told(both, best=(0.0, 0.0)) == f"{start}, nor with a million if they came out like these."
+    start = f"None can be certified to cost at most 1.500 {deployment.costs.unit} on average (delta 0.05)"
+    assert told(along) == f"{start}: every point is expected to cost more."
+    assert told(along, best=(1.25,)) == f"{start}: on these 1,200 examples the cheapest that was tried costs 1.250."
+
+
+def test_what_was_asked_is_put_down_in_words(home: Path) -> None:
+    deployment = read_deployment(home / "policy.json")
+    outputs = keep_back(read_folder(home / "data"), KEPT, 0).parts["test"].of(deployment.fitted.sweep.routes.stages)
+    routing = deployment.fitted.route(outputs)[0]
+    none = Done(3, None, deployment.fitted, deployment.expected, routing, np.zeros(len(outputs), bool), 1, 1.0)
+
+    def asked(wanted: Aim, **flags: Any) -> str:
+        settings = Settings(Path("policy.json"), **flags)
+        return attempt_of(deployment, outputs, wanted, settings, none).asked
+
+    assert asked(aim(0.01, 0.1, "risk")) == "increase at most 0.01; error at most 0.1"
+    assert asked(Aim((Claim("error", None),), "cost", 2.5)) == "the least error; cost at most 2.5"
+    assert asked(aim(0.01)) == f"increase at most 0.01; of point {deployment.point} alone"
+    long = "a\nb" + "c" * 300
+    assert asked(aim(0.01, walk="risk"), groups=long) == f"increase at most 0.01; groups by a b{'c' * 197}"
+    attempt = attempt_of(deployment, outputs, aim(0.01), Settings(Path("policy.json"), 0.125), none)
+    assert (attempt.digest, attempt.examples, attempt.delta) == (digest_of(outputs), len(outputs), 0.125)
+    assert attempt.point is None  # none was certified, whatever stands there
+    more = replace(deployment, fitted=replace(deployment.fitted, mixtures=()))
+    assert attempt.policies == policies_digest(more.fitted)
 
 
 def test_an_accuracy_is_certified_by_the_binomial_tail(certify: Run, home: Path, tmp_path: Path) -> None:
@@ -550,6 +708,39 @@ def test_a_policys_data_that_changed_is_refused(home: Path, tmp_path: Path, caps
     assert "the very examples that the policy was made with" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("shared", "fine"), [(12, True), (13, False)])
+def test_a_kept_part_may_repeat_one_in_a_hundred_of_what_was_learned_from(
+    home: Path, tmp_path: Path, shared: int, fine: bool
+) -> None:
+    kept = keep_back(read_folder(home / "data"), KEPT, 0).parts
+    assert len(kept["certify"]) == 1200
+
+    def repeat(rows: dict[str, Any]) -> None:
+        here, there = (np.flatnonzero(np.isin(rows["ids"], kept[part].ids))[:shared] for part in ("fit", "certify"))
+        for key in rows.keys() - {"ids"}:
+            rows[key][here] = rows[key][there]
+
+    folder = spoil(home, tmp_path / "repeated", repeat)
+    parts = keep_back(read_folder(folder), KEPT, 0).parts
+    deployment = read_deployment(home / "policy.json")
+    fitted = replace(deployment.fitted, examples=digest_of(parts["fit"]))
+    digests = {part: digest_of(outputs) for part, outputs in parts.items()}
+    deployment = replace(deployment, fitted=fitted, data=str(folder), parts=digests)
+    if fine:
+        outputs, note = certification_examples(deployment, None)
+        assert (len(outputs), note, outputs.part) == (1200, "", "certify")
+        return
+    with pytest.raises(InputError, match="found 13 of 1,200 that it was, such as id") as caught:
+        certification_examples(deployment, None)
+    assert "a certify part that nothing was learned from" in str(caught.value)
+
+
+def test_data_without_a_part_of_which_nothing_was_learned_is_refused(home: Path) -> None:
+    deployment = replace(read_deployment(home / "policy.json"), kept=0.0)
+    with pytest.raises(InputError, match="nothing was learned from: --data FOLDER, found no certify part"):
+        certification_examples(deployment, None)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -572,6 +763,17 @@ def test_bad_input_is_one_line(certify: Run, tmp_path: Path, flags: tuple[str, .
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err
     assert not (tmp_path / "out.json").exists()
+
+
+def test_where_nothing_can_be_written_is_told_before_the_examples_are_looked_at(
+    home: Path, tmp_path: Path, capsys: Any
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for out, found in ((tmp_path / "file" / "out.json", "a file on the way"), (tmp_path / "folder", "a folder called")):
+        assert main(["--policy", str(home / "policy.json"), "--data", "nowhere", "--out", str(out)]) == 2
+        assert (said := capsys.readouterr().err).startswith("error: --out")
+        assert found in said
 
 
 @pytest.mark.parametrize("content", [None, b"", b"[1, 2", b'{"format": "offramp policy", "version": 99}', b"\xff\xfe"])
@@ -626,6 +828,10 @@ def test_examples_that_stand_there_twice_are_refused() -> None:
     refuse_repeated(one, "here")
     with pytest.raises(InputError, match="60 of 120"):
         refuse_repeated(twice, "here")
+    hundred = logits(100, 0)
+    refuse_repeated(hundred.take(np.array([0, *range(99)])), "here")  # one in a hundred: data sets have some
+    with pytest.raises(InputError, match="2 of 100"):
+        refuse_repeated(hundred.take(np.array([0, 0, *range(98)])), "here")
 
 
 def test_a_name_tells_an_example_whose_logits_were_reckoned_elsewhere() -> None:

@@ -81,6 +81,15 @@ def test_a_file_in_the_order_of_its_costs_does_no_harm() -> None:
     assert betting_p(x, 0.4) < 1e-9  # as it stands: cheap ones first, and much is won before the dear ones come
 
 
+def test_a_cost_that_rounding_puts_beyond_its_span_is_none_beyond() -> None:
+    """A mixture of two paths that cost the same may cost an ulp more or less."""
+    for end, other in ((1.0, 0.0), (11.0, 12.0)):
+        beyond, at = np.full(80, np.nextafter(end, other)), np.full(80, end)
+        assert (beyond != at).all()
+        assert cost_bound(beyond, SPAN, 0.05) == cost_bound(at, SPAN, 0.05)
+        assert cost_p(beyond, SPAN, 5.0, 0.05) == cost_p(at, SPAN, 5.0, 0.05)
+
+
 def test_the_cost_of_what_costs_one_thing_is_known() -> None:
     assert cost_bound(np.full(60, 3.0), (3.0, 3.0), 0.001) == 3.0
 
@@ -246,7 +255,7 @@ def test_what_costs_one_thing_keeps_to_a_budget_or_does_not() -> None:
 # --- how many would be needed
 
 
-@pytest.mark.parametrize(("worse", "better", "bound"), [(20, 22, 0.005), (10, 30, 0.0), (0, 0, 0.01)])
+@pytest.mark.parametrize(("worse", "better", "bound"), [(20, 22, 0.005), (10, 30, 0.0), (0, 0, 0.01), (22, 20, 0.01)])
 def test_as_many_examples_as_are_needed_would_do(worse: int, better: int, bound: float) -> None:
     n = 1000
     wrong, base = bools(n, slice(worse)), bools(n, slice(100, 100 + better))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import sqlite3
@@ -27,9 +26,15 @@ from cascades.folder import EMBEDDED, read_folder
 from cascades.plain import to_plain
 from cascades.routing import Routes, Routing
 from cascades.topology import parse_topology, unroll
-from eval import tune
+from eval.choose import choose
+from eval.judge import Judge, Judged, percentile
+from eval.search import Searched, plan_of
+from eval.solved import Solved, solved
 from eval.study import SLOT, accounts, default_of, digest, label, open_study
-from eval.tune import FILES, Judge, Settings, Task, main, percentile, plan_of, pooled, read_task, sub_topologies
+from eval.subtopologies import named_paths, sub_topologies
+from eval.task import Settings, Task, read_task
+from eval.tune import main
+from eval.tunefiles import FILES
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--folds", "2", "--points", "6")
@@ -186,10 +191,10 @@ def test_sub_topologies_by_hand() -> None:
 
 @pytest.mark.parametrize("text", ["a_b_c_d", "a>b,c;b>c", "a>b>c;b", "b>c,d;a>c"])
 def test_every_sub_topology_reads_back_as_itself_and_is_inside(text: str) -> None:
-    whole = {tuple(p) for p in tune._paths(parse_topology(text, "abcde"), COSTS)}
+    whole = set(named_paths(parse_topology(text, "abcde"), COSTS))
     for name, topology in sub_topologies(parse_topology(text, "abcde"), COSTS, set()).items():
-        paths = tune._paths(topology, COSTS)
-        assert tune._paths(parse_topology(name, "abcde"), COSTS) == paths
+        paths = named_paths(topology, COSTS)
+        assert named_paths(parse_topology(name, "abcde"), COSTS) == paths
         assert set(paths) <= whole
 
 
@@ -284,10 +289,13 @@ def test_examples_of_certify_and_test_are_never_looked_at(small: Path) -> None:
         assert not seen & set(task.data.parts[part].ids.tolist())
 
 
-def test_a_tune_part_is_learned_from_too(small: Path) -> None:
-    fit = read_folder(small).parts["fit"]
-    both = pooled([fit.take(np.arange(100)), fit.take(np.arange(100, 250), "tune")])
-    whole = fit.take(np.arange(250))
+def test_a_tune_part_is_learned_from_too(small: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(small, tmp_path / "data")
+    with np.load(small / "fit.outputs.npz") as arrays:
+        for part, rows in (("fit", slice(100)), ("tune", slice(100, 250))):
+            np.savez(data / f"{part}.outputs.npz", **{key: arrays[key][rows] for key in arrays.files})
+    both = task_of(data, keep_back=0.0).learnt
+    whole = read_folder(small).parts["fit"].take(np.arange(250))
     assert both.part == "fit"
     np.testing.assert_array_equal(both.labels, whole.labels)
     np.testing.assert_array_equal(both.ids, whole.ids)
@@ -355,7 +363,7 @@ def test_no_search_is_the_plain_frontier_solved(small: Path, tmp_path: Path) -> 
     assert found["verdict"]["code"] == "no_search"
     assert not (tmp_path / "out" / "study.db").exists()
     task = task_of(small, budget="0.5ms", min_accuracy=None, trials=0)
-    plain = tune.solved(task, task.plain, task.topology, 6)
+    plain = solved(task, task.plain, task.topology)
     assert policy.point == plain.point
     assert to_plain(policy.fitted.sweep) == to_plain(plain.fitted.sweep)
 
@@ -407,24 +415,24 @@ def test_several_objectives_keep_their_front(small: Path, tmp_path: Path) -> Non
 def test_the_plain_policy_is_kept_unless_another_is_surely_ahead(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the fresh folds alone: neither the study's values nor the test part have a say."""
     task = task_of(small)
-    plain = tune.solved(task, task.plain, task.topology, 6)
+    plain = solved(task, task.plain, task.topology)
 
     class Trial:
         user_attrs: Mapping[str, Any] = {"found": {"cost": 0.0, "violation": 0.0}, SLOT: 1, "key": "k"}
         number = 1
         params = {name: label(v[0]) for name, v in task.space.items()} | {"softness": 0.0}
 
-    monkeypatch.setattr(tune, "ranking", lambda *_: [Trial()])
+    monkeypatch.setattr("eval.choose.ranking", lambda *_: [Trial()])
     n = 100
 
     def kept(saving: float, noise: float) -> bool:
-        def judge(self: Judge, choices: Mapping[str, Any], report: object = None) -> tune.Judged:
+        def judge(self: Judge, choices: Mapping[str, Any], report: object = None) -> Judged:
             tuned = choices["softness"] == 0.0
             spent = np.full(n, 1.0) - tuned * (saving + noise * np.tile([-1.0, 1.0], n // 2))
-            return tune.Judged(spent.mean(), 0.1, 1.0, 0.0, [], np.full(n, 0.1), spent)
+            return Judged(spent.mean(), 0.1, 1.0, 0.0, [], np.full(n, 0.1), spent)
 
         monkeypatch.setattr(Judge, "judge", judge)
-        return tune.choose(task.settings, task, plain, tune.Searched(prices=[0.1]))[0] is not None
+        return choose(task, plain, Searched(prices=[0.1]))[0] is not None
 
     assert kept(saving=0.3, noise=1.0)  # three standard errors
     assert not kept(saving=0.15, noise=1.0)
@@ -437,7 +445,7 @@ def test_a_trial_that_fails_does_not_end_the_study(
 ) -> None:
     real = Judge.judge
 
-    def judge(self: Judge, choices: Mapping[str, Any], report: Any = lambda *_: None) -> tune.Judged:
+    def judge(self: Judge, choices: Mapping[str, Any], report: Any = lambda *_: None) -> Judged:
         found = real(self, choices, report)
         return replace(found, cost=float("nan")) if choices.get("answer") == "last" else found
 
@@ -517,7 +525,7 @@ def test_an_interrupt_writes_the_best_so_far_and_leaves_the_test_part_alone(smal
     assert "give the same command again" in told
     assert read_deployment(tmp_path / "policy.json").target.accuracy == 0.8
     task = task_of(small, trials=500, out=tmp_path)
-    opened = open_study(plan_of(task.settings, task))
+    opened = open_study(plan_of(task))
     state = accounts(opened.trials(), 500)
     opened.close()
     assert not state.running  # what was under way was given back
@@ -527,14 +535,12 @@ def test_an_interrupt_writes_the_best_so_far_and_leaves_the_test_part_alone(smal
 def test_an_interrupt_while_the_best_are_judged_again_loses_nothing(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = tune.choose
-
-    def choose(settings: Settings, task: Task, plain: tune.Solved, searched: tune.Searched) -> Any:
+    def stopped(task: Task, plain: Solved, searched: Searched) -> Any:
         if not searched.stopped:
             raise KeyboardInterrupt
-        return real(settings, task, plain, searched)
+        return choose(task, plain, searched)
 
-    monkeypatch.setattr(tune, "choose", choose)
+    monkeypatch.setattr("eval.choose.choose", stopped)
     assert main(flags(small, tmp_path, "--trials", "2")) == 130
     assert summary(tmp_path)["test"] is None
     assert summary(tmp_path)["stopped"].startswith("interrupted; all trials are done")
@@ -637,7 +643,7 @@ def test_the_digest_of_a_space_knows_its_order_and_values() -> None:
 
 def test_nothing_heavy_is_imported_for_help() -> None:
     code = (
-        "import sys; from eval import tune\ntry:\n tune.main(['--help'])\nexcept SystemExit: pass\nprint(*sys.modules)"
+        "import sys; from eval.tune import main\ntry:\n main(['--help'])\nexcept SystemExit: pass\nprint(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     modules = set(done.stdout.rpartition("\n")[2].split() or done.stdout.split())
@@ -647,4 +653,3 @@ def test_nothing_heavy_is_imported_for_help() -> None:
 def test_the_flags_name_every_setting() -> None:
     assert {field.name for field in fields(Settings)} >= {"budget", "trials", "storage", "workers", "grace", "patience"}
     assert set(ANSWERS) == {"last", "any", "fused"}
-    assert os.path.basename(tune.__file__) == "tune.py"  # noqa: PTH119
