@@ -450,6 +450,7 @@ def at(content: Any, place: str) -> tuple[Any, Any]:
         ("costs.stages.c.trunk", 9.0 * (1 + 1e-6), "costs by which the policies' paths cost what they do"),
         ("costs.stages.c.trunk", 10.0, "costs by which the policies' paths cost what they do"),
         ("costs.stages.c.trunk", 1e-200, "a cost of 0 or from"),
+        ("policies.sweep.routes.spent.values.0", 1.0 + 1e-6, "costs by which the policies' paths cost what they do"),
         ("costs.unit", "s", "costs in ms, as the policies have them"),
         ("costs.batch", 0, "batch: expected"),
         ("policies.version", 2, "written by a later version"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,17 @@ def test_a_mixture_is_routed_as_its_two(fitted: Fitted, world: Callable[..., Out
     first = len(fitted.sweep.prices) + len(fitted.plans)
     m, path, coin = fitted.mixtures[0], routings[first].path, coins(range(300), fitted.coin)
     np.testing.assert_array_equal(path, mixed(routings[m.one], routings[m.other], m.share, coin).path)
+
+
+def test_of_a_share_of_nothing_none_and_of_all_everyone_goes_the_other_way(
+    fitted: Fitted, world: Callable[..., Outputs]
+) -> None:
+    some = fitted.route(world(4, part="test"))[0]
+    one, other = (replace(some, path=np.full(4, path), wrong=np.full(4, path)) for path in (0, 1))
+    coin = np.array([0.0, 0.25, 0.5, 1 - 2.0**-53])
+    for share, went in ((0.0, [0, 0, 0, 0]), (0.25, [1, 0, 0, 0]), (0.5, [1, 1, 0, 0]), (1.0, [1, 1, 1, 1])):
+        found = mixed(one, other, share, coin)
+        assert found.path.tolist() == found.wrong.tolist() == went
 
 
 def test_points_are_picked_by_held_out_examples_or_the_tune_part(

@@ -50,6 +50,7 @@ from eval.certify import (
     tried,
     within_budget,
 )
+from eval.certify import certify as certify_policy
 from eval.frontier import Settings as Frontier
 from eval.frontier import fit_settings
 from eval.learn_then_test import Claim, cost_p, fixed_sequence, risk_bound, risk_p
@@ -184,6 +185,14 @@ def test_answers_need_the_id_too_and_row_numbers_are_no_ids() -> None:
     assert 0 < alike.mean() < 0.5
     assert shared_examples(replace(new, ids=rows), replace(old, ids=rows)) == []
     assert len(shared_examples(replace(old, ids=rows), replace(old, ids=rows))) == 60
+
+
+@pytest.mark.parametrize(("alike", "told"), [(29, 0), (30, 30), (60, 60)])
+def test_of_row_numbers_half_the_answers_have_to_be_the_same(alike: int, told: int) -> None:
+    old = answers(60, 0, np.arange(60))
+    (stage,) = old.stages
+    other = np.where(np.arange(60)[:, None] < alike, stage.answers, 1 - np.asarray(stage.answers))
+    assert len(shared_examples(replace(old, stages=(replace(stage, answers=other),)), old)) == told
 
 
 def test_pooled_parts_hold_all_examples_once() -> None:
@@ -580,6 +589,10 @@ def test_why_there_is_none_is_told_for_each_reason(home: Path) -> None:
     assert told(both, best=(0.01, 0.0)) == f"{start}: the best that was tried has 1.00 points over resnet's {tail}"
     assert told(both, best=(0.0, 0.125)) == f"{start}: the best that was tried has 12.50 % {tail}"
     assert told(both, best=(0.0, 0.0)) == f"{start}, nor with a million if they came out like these."
+    start = "None can be certified for an error at most 0 points over resnet's with 1,200 examples (delta 0.05)"
+    assert told(aim(0.0, walk="risk"), best=(0.05,)) == (
+        f"{start}: the best that was tried has 5.00 points over resnet's {tail}"
+    )
     start = f"None can be certified to cost at most 1.500 {deployment.costs.unit} on average (delta 0.05)"
     assert told(along) == f"{start}: every point is expected to cost more."
     assert told(along, best=(1.25,)) == f"{start}: on these 1,200 examples the cheapest that was tried costs 1.250."
@@ -630,6 +643,25 @@ def test_new_examples_and_classes(certify: Run, home: Path, tmp_path: Path) -> N
     assert list(increase.groups) == [str(label) for label in range(10)]
     assert all(increase.value - 0.1 < bound < 0.4 for bound in increase.groups.values())
     assert "taken on trust" not in out
+
+
+def test_what_is_measured_in_the_groups_is_the_certified_points(home: Path) -> None:
+    deployment = read_deployment(home / "policy.json")
+    outputs = keep_back(read_folder(home / "data"), KEPT, 0).parts["certify"].of(deployment.fitted.sweep.routes.stages)
+    group = np.array(["a"] * 500 + ["b"] * 680 + ["rare"] * 20, dtype=object)
+    done = certify_policy(deployment, outputs, aim(0.06, 0.2, "risk"), 0.1, group)
+    assert done.certificate is not None
+    points = Points(done.fitted, outputs)
+    order, _ = sequence_of(deployment, aim(0.06, 0.2, "risk"), points, np.inf)
+    chosen = points.mixture(done.point)
+    wrong, before = points.wrong(chosen), points.wrong(order[order.index(chosen) - 1])
+    assert (wrong != before).any()  # or else it would not show whose they are
+    assert done.sizes == {"a": 500, "b": 680, "rare": 20}
+    over, alone = done.within
+    for name in ("a", "b"):
+        assert alone[name] == pytest.approx(wrong[group == name].mean())
+        assert over[name] == pytest.approx(wrong[group == name].mean() - done.base[group == name].mean())
+    assert set(alone) == set(over) == {"a", "b"}
 
 
 def test_groups_too_small_for_a_bound_are_named(certify: Run, home: Path, tmp_path: Path) -> None:
@@ -828,6 +860,10 @@ def test_examples_that_stand_there_twice_are_refused() -> None:
     refuse_repeated(one, "here")
     with pytest.raises(InputError, match="60 of 120"):
         refuse_repeated(twice, "here")
+    half = replace(twice, stages=(twice.stages[0], Stage("b", answers=np.zeros((120, 1), int))))
+    with pytest.raises(InputError, match="60 of 120"):
+        refuse_repeated(half, "here")
+    refuse_repeated(replace(half, stages=half.stages[1:]), "here")  # answers of different examples are often the same
     hundred = logits(100, 0)
     refuse_repeated(hundred.take(np.array([0, *range(99)])), "here")  # one in a hundred: data sets have some
     with pytest.raises(InputError, match="2 of 100"):
