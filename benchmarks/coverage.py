@@ -45,7 +45,7 @@ from cascades.routing import Routes
 from cascades.targets import expected_of, solve
 from cascades.topology import parse_topology, unroll
 from eval.bounds import _most, _score, betting_p, paired_p, slack_for
-from eval.certify import BELOW, Points, within_budget
+from eval.certify import Points, budget_sequence, within_budget
 from eval.frontier import Settings, fit_settings
 from eval.learn_then_test import COST_SHARE, Claim, Levels, certify_points, cost_bound, cost_p, fixed_sequence
 from eval.untouched import pooled
@@ -119,9 +119,9 @@ def world(fitted: Fitted, picking: Picking, rest: Outputs, stage: int, alone: fl
     every = [points.mixture(i) for i in range(len(fitted.names))]
     budgets: dict[float, list[int]] = {}
     for share in BUDGETS:
-        steps = [within_budget(fitted, expected, (1 - below) * share * alone) for below in (*BELOW, 0.0)]
-        found = list(dict.fromkeys(m for m in steps if m is not None))
-        if steps[-1] is not None and len(found) > 1:  # it lies among the costs to be had
+        own = within_budget(fitted, expected, share * alone)
+        found = [*budget_sequence(fitted, expected, share * alone), *filter(None, [own])]
+        if own is not None and own not in found[:-1]:  # it lies among the costs to be had
             budgets[share] = [*range(len(every), len(every) + len(found))]
             every += found
     base = single_outcomes(rest, LOSSES["top1"], fitted.sweep.reader.calibration).wrong[:, stage] != 0

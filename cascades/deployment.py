@@ -18,6 +18,7 @@ from cascades.costs import MAX_COST, MIN_COST, Costs, StageCost
 from cascades.plain import brief, read_json, too_much
 from cascades.points import Fitted, policies_from_plain, policies_to_plain, refuse_version
 from cascades.routing import Routes
+from cascades.topology import parse_topology, unroll
 from features.errors import InputError
 from features.outputs import PARTS, Floats
 from features.reading import MAX_CLASSES
@@ -341,6 +342,7 @@ def deployment_from_plain(found: Any, where: str) -> Deployment:
     points = len(fitted.sweep.prices) + len(fitted.plans) + len(fitted.mixtures)
     routes = fitted.sweep.routes
     _refuse_other_costs(routes, costs, where)
+    _refuse_other_topology(at.text("topology", LONGEST_TEXT), routes, costs, where)
     classes = at.whole("classes", 1, MAX_CLASSES)
     if classes != fitted.sweep.reader.classes:
         raise InputError(f"the policies' {fitted.sweep.reader.classes} classes", str(classes), f"{where}, classes")
@@ -498,6 +500,17 @@ def _refuse_other_costs(routes: Routes, costs: Costs, where: str) -> None:
         routes.alone is not None and not np.allclose(routes.alone, alone, rtol=1e-9, atol=0)
     ):
         raise InputError("costs by which the policies' paths cost what they do", "others", f"{where}, costs")
+
+
+def _refuse_other_topology(topology: str, routes: Routes, costs: Costs, where: str) -> None:
+    """Raises InputError unless the topology in words is that of the policies."""
+    try:
+        other = unroll(parse_topology(topology, tuple(costs.stages)), costs)
+    except InputError as error:
+        raise InputError(error.expected, error.found, f"{where}, topology") from None
+    here, there = ({tuple(one.stages[s] for s in path) for path in one.paths} for one in (routes, other))
+    if here != there:
+        raise InputError("the topology of the policies", brief(topology), f"{where}, topology")
 
 
 def _target(at: _At, routes: Routes) -> Target:

@@ -65,8 +65,8 @@ def guard(work: Callable[[], int | None]) -> int:
             sys.stdout.flush()
     except InputError as error:
         return _told(f"error: {error}", BAD_INPUT)
-    except KeyboardInterrupt:
-        return _told("interrupted; files already there are as they were", INTERRUPTED)
+    except KeyboardInterrupt as error:  # who has saved something says so
+        return _told(str(error) or "interrupted; files already there are as they were", INTERRUPTED)
     except BrokenPipeError:
         # Python flushes stdout once more when it ends, and would complain then.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

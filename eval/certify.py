@@ -108,12 +108,12 @@ def run(settings: Settings) -> int:
     where = settings.out or settings.policy
     writable(where.parent, "--out" if settings.out else "--policy", (where.name,))  # before the examples are looked at
     aim = aim_of(settings, deployment.target)
-    outputs, trust = certification_examples(deployment, settings.data)
+    outputs, on_trust = certification_examples(deployment, settings.data)
     group = None if settings.groups is None else groups_of(settings.groups, outputs)
     done = certify(deployment, outputs, aim, settings.delta, group)
-    attempts = (*deployment.attempts, attempt_of(deployment, outputs, aim, settings, done))
-    attempts = tuple(dict.fromkeys(attempts))
-    notes = [*filter(None, [trust, tried(attempts)])]
+    attempt = attempt_of(deployment, outputs, aim, settings, done, group)
+    attempts = tuple(dict.fromkeys([*deployment.attempts, attempt]))
+    notes = [*on_trust, *tried(attempts, attempt)]
     if done.certificate is None:
         notes += recorded(deployment, attempts, settings.policy)
         _print([none_text(done, deployment, aim, settings.delta), *notes])
@@ -132,7 +132,7 @@ def run(settings: Settings) -> int:
     write_deployment(certified, where)
     if where.resolve() != settings.policy.resolve():
         notes += recorded(deployment, attempts, settings.policy)
-    show(certified, done, aim, "" if trust else " that nothing was learned from", [*notes, f"  {where}"])
+    show(certified, done, aim, "" if on_trust else " that nothing was learned from", [*notes, f"  {where}"])
     return 0
 
 
@@ -176,7 +176,9 @@ def aim_of(settings: Settings, target: Target) -> Aim:
 # --- what was tried before
 
 
-def attempt_of(deployment: Deployment, outputs: Outputs, aim: Aim, settings: Settings, done: Done) -> Attempt:
+def attempt_of(
+    deployment: Deployment, outputs: Outputs, aim: Aim, settings: Settings, done: Done, group: Any = None
+) -> Attempt:
     """What is tried now, and what came of it, for the record; the same try makes the same record."""
     from cascades.deployment import Attempt, policies_digest
     from cascades.points import digest_of
@@ -189,28 +191,37 @@ def attempt_of(deployment: Deployment, outputs: Outputs, aim: Aim, settings: Set
         asked.append(f"cost at most {aim.budget:.12g}")
     if not aim.walk:
         asked.append(f"of point {deployment.point} alone")
-    if settings.groups is not None:
-        asked.append(f"groups by {settings.groups[:200]}")
+    if group is not None:
+        named = "class" if settings.groups == "class" else f"a file, {_groups_digest(outputs, group)}"
+        asked.append(f"groups by {named}")
     return Attempt(
         digest_of(outputs),
         len(outputs),
         settings.delta,
         policies_digest(replace(deployment.fitted, mixtures=())),  # those that a walk adds make no other policies
-        "; ".join(asked).replace("\n", " "),
+        "; ".join(asked),
         done.point if done.certificate is not None else None,
     )
 
 
-def tried(attempts: Sequence[Attempt]) -> str:
-    """A warning where more than the last of the ``attempts`` was made on the same examples."""
-    same = [attempt for attempt in attempts if attempt.digest == attempts[-1].digest]
+def _groups_digest(outputs: Outputs, group: Any) -> str:
+    """Of who is in which group, whatever the file's name and order."""
+    from hashlib import sha256
+
+    lines = sorted(f"{one} {name}" for one, name in zip(outputs.ids.tolist(), group.tolist(), strict=True))
+    return sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def tried(attempts: Sequence[Attempt], now: Attempt) -> list[str]:
+    """A warning where more than what is tried ``now`` was tried on the same examples."""
+    same = [attempt for attempt in attempts if attempt.digest == now.digest]
     if len(same) == 1:
-        return ""
+        return []
     sum_ = min(sum(attempt.delta for attempt in same), 1.0)
-    return (
+    return [
         f"{len(same)} attempts were made on these very examples, counting this one. Of the best of them say no more "
         f"than that it is wrong with a probability of at most {100 * sum_:g} %."
-    )
+    ]
 
 
 def recorded(deployment: Deployment, attempts: tuple[Attempt, ...], path: Path) -> list[str]:
@@ -235,8 +246,8 @@ class Done:
 
     ``expected`` goes with ``fitted``, to which a walk along the cost may have added mixtures. ``base`` (n,) is the
     largest stage's loss; ``steps`` how many points could be gone; ``picked`` the mean cost of what would be picked
-    without a certificate. If there is none: how many examples would be ``needed``, and the ``best`` mean risk of each
-    claim, or cost, that was seen. ``within``: per claim the mean risk of each group; ``sizes`` of all groups.
+    without a certificate. If there is none: how many examples would be ``needed``, and the mean risks, or cost, of the
+    first point, the ``best`` there is. ``within``: per claim the mean risk of each group; ``sizes`` of all groups.
     """
 
     point: int
@@ -367,8 +378,7 @@ def sequence_of(deployment: Deployment, aim: Aim, points: Points, alone: float) 
     if not aim.walk:
         return [own], own
     if aim.budget is not None:
-        found = [within_budget(fitted, expected, (1 - share) * aim.budget) for share in BELOW]
-        return list(dict.fromkeys(m for m in found if m is not None)), own
+        return budget_sequence(fitted, expected, aim.budget), own
     over = any(claim.risk == "increase" for claim in aim.claims)
     most = min(
         claim.most + (expected.reference if claim.risk == "increase" else 0.0)
@@ -378,6 +388,17 @@ def sequence_of(deployment: Deployment, aim: Aim, points: Points, alone: float) 
     order = fixed_sequence(expected.cost, expected.error, most, alone if over else inf)
     picked = cheapest_within(expected.cost, expected.error, most)
     return [points.mixture(int(i)) for i in order], points.mixture(picked)
+
+
+def budget_sequence(fitted: Fitted, expected: Expected, budget: float) -> list[Mixture]:
+    """What is tested for a budget one after another: the cheapest point, and then closer and closer to it."""
+    from cascades.points import Mixture
+
+    plain = len(fitted.names) - len(fitted.mixtures)
+    cheapest = int(expected.cost[:plain].argmin())
+    found = [within_budget(fitted, expected, (1 - share) * budget) for share in BELOW]
+    first = [Mixture(cheapest, cheapest, 0.0)] if expected.cost[cheapest] <= budget else []
+    return list(dict.fromkeys([*first, *(m for m in found if m is not None)]))
 
 
 def within_budget(fitted: Fitted, expected: Expected, budget: float) -> Mixture | None:
@@ -418,22 +439,16 @@ def _refuse_too_few(n: int, aim: Aim, delta: float, grouped: bool) -> None:
 def _what_would_do(
     wrong: Sequence[Losses], cost: Sequence[Floats], base: Losses, aim: Aim, level: float
 ) -> dict[str, Any]:
-    """How many examples would do for the point that is likeliest to pass, and the least risks, or cost, of all."""
+    """How many examples would do for the first point, at which the walk stopped, and its risks, or cost, here."""
     if not wrong:
         return {}
     if aim.budget is not None:
         return {"best": (float(cost[0].mean()),)}
-    n = len(base)
-    losses = np.array([one.astype(float) for one in wrong])
-    best, sure, needed = [], np.full(len(wrong), inf), []
-    over = [base if claim.risk == "increase" else None for claim in aim.claims]
-    for claim, of in zip(aim.claims, over, strict=True):
-        change = losses - (0.0 if of is None else of)
-        mean = change.mean(axis=1)
-        sure = np.minimum(sure, ((claim.most or 0.0) - mean) / np.sqrt(change.var(axis=1) + 1 / n))
-        best.append(float(mean.min()))
-    for claim, of in zip(aim.claims, over, strict=True):
-        needed.append(examples_needed(wrong[int(sure.argmax())], of, claim.most or 0.0, level))
+    best, needed = [], []
+    for claim in aim.claims:
+        over = base if claim.risk == "increase" else None
+        best.append(float(wrong[0].mean(dtype=float)) - (0.0 if over is None else float(over.mean(dtype=float))))
+        needed.append(examples_needed(wrong[0], over, claim.most or 0.0, level))
     known = [one for one in needed if one is not None]
     return {"best": tuple(best), "needed": max(known) if len(known) == len(needed) else None}
 
@@ -467,11 +482,13 @@ def none_text(done: Done, deployment: Deployment, aim: Aim, delta: float) -> str
         return f"No point can be certified for {promise}: none is cheaper than {stage} alone."
     start = f"None can be certified for {promise} with {n:,} examples (delta {delta:g})"
     if done.needed:
-        return f"{start}; about {done.needed:,} would be needed if they came out like these."
+        many = f"about {done.needed:,}" if done.needed > n else "a few more"
+        return f"{start}; {many} would be needed if they came out like these."
     for claim, best in zip(aim.claims, done.best, strict=True):
         if best >= (claim.most or 0.0):
             shown = f"{100 * best:.2f} points over {stage}'s" if claim.risk == "increase" else f"{100 * best:.2f} %"
-            return f"{start}: the best that was tried has {shown} on these, and more of them would not help."
+            point = "the safest point" if aim.walk else "the policy's point"
+            return f"{start}: {point} has {shown} on these, and more of them would not help."
     return f"{start}, nor with a million if they came out like these."
 
 

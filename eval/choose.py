@@ -64,8 +64,15 @@ def conclude(task: Task, plain: Solved, searched: Searched) -> Result:
             best = solved(task, *task.chosen(choices_of(task, trial)))
         except InputError as error:  # solvable on the folds, by a hair, and not on the whole
             trial, note = None, f" (the best trial's policy can't meet the target when fitted on all: {error})"
+    if searched.stopped and not ahead_of(task, best, plain):
+        trial, best = None, plain
     tested = None if searched.stopped else measured_on_test(task, plain, best)
     return Result(plain, best, trial, gain, searched, tested, verdict(task, trial, gain, tested, note))
+
+
+def ahead_of(task: Task, one: Solved, other: Solved) -> bool:
+    """Whether one policy is expected to do better than another in what the target wants small."""
+    return one.error < other.error if task.accurate else one.cost < other.cost
 
 
 def choose(task: Task, plain: Solved, searched: Searched) -> tuple[FrozenTrial | None, tuple[float, float] | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from typing import Any
 
@@ -36,6 +36,8 @@ class Watch:
             "answers": np.zeros(subject.classes, dtype=np.int64),
             "right or wrong": np.zeros(2, dtype=np.int64),
         }
+        self.open: Ints = np.zeros(subject.classes, dtype=np.int64)
+        self.excess = 0
         for monitor in self.monitors:
             monitor.restarts.start(0, self._note())
 
@@ -68,12 +70,29 @@ class Watch:
     def _count(self, e: Examples) -> None:
         draws = self.rng.random((len(e), 2))
         self.lines += len(e)
+        e = self._once(e)
         for name, values in (("paths", e.path), ("answers", answers_of(e)), ("right or wrong", errors_of(e))):
             counts = self.counts[name]
             counts += np.bincount(values[values != NONE], minlength=len(counts))
         for monitor in self.monitors:
             if monitor.alarm is None:
                 monitor.restarts.now += monitor.count(e, draws)
+
+    def _once(self, e: Examples) -> Examples:
+        """The lines, but that late labels beyond those that are missing of an answer are blotted out.
+
+        A label that came twice would be evidence twice. ``open`` counts, by answer, the examples without one.
+        """
+        early = e.path != NONE
+        answered = e.answer[early & (e.label == NONE) & (e.answer != NONE)]
+        self.open += np.bincount(answered, minlength=len(self.open))
+        label = e.label.copy()
+        for answer in np.unique(e.answer[~early]):
+            late = np.flatnonzero(~early & (e.answer == answer))
+            label[late[self.open[answer] :]] = NONE
+            self.excess += max(len(late) - int(self.open[answer]), 0)
+            self.open[answer] -= min(len(late), int(self.open[answer]))
+        return replace(e, label=label)
 
     def look(self, close: bool = False) -> list[Alarm]:
         """Compare the evidence with what an alarm needs; may be done at any time."""
@@ -117,6 +136,8 @@ class Watch:
             "key": self.key,
             "lines": self.lines,
             "counts": {name: counts.tolist() for name, counts in self.counts.items()},
+            "open": self.open.tolist(),
+            "excess": self.excess,
             "draws": {key: str(value) for key, value in self._draws.items()},  # 128 bits: no number in JSON
             "monitors": {
                 m.name: {"highest": m.highest, "alarm": m.alarm and asdict(m.alarm), **m.restarts.to_plain()}
@@ -152,6 +173,7 @@ class Watch:
         state = self.rng.bit_generator.state
         self.rng.bit_generator.state = {**state, "state": draws}
         self.lines, self.counts = found["lines"], counts
+        self.open, self.excess = counted(found["open"], self.open.shape), int(counted([found["excess"]], (1,))[0])
         for monitor in self.monitors:
             own = found["monitors"][monitor.name]
             monitor.highest = float(own["highest"])

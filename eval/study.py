@@ -281,8 +281,13 @@ def _open_storage(address: str, patience: float) -> BaseStorage:
         try:
             import fcntl  # noqa: F401 - not everywhere
         except ImportError:
-            return JournalStorage(JournalFileBackend(str(path)))
-        return JournalStorage(JournalFileBackend(str(path), _FileLock(str(path))))  # type: ignore[arg-type]
+            lock: Any = None
+        else:
+            lock = _FileLock(str(path))
+        try:
+            return JournalStorage(JournalFileBackend(str(path), lock))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError("a journal that Optuna wrote, whole", _line(error), f"--storage {address}") from None
     from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
 
     url = _with_driver(address)

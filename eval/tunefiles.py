@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cascades.deployment import Attempt, Deployment, in_words, read_deployment, write_deployment
+from cascades.deployment import Attempt, Deployment, in_words, policies_digest, read_deployment, write_deployment
 from cascades.points import digest_of
 from eval.choose import Result
 from eval.files import csv_bytes, json_bytes, png_bytes
@@ -35,7 +36,7 @@ def files_of(task: Task, result: Result) -> dict[str, bytes]:
     trials = result.searched.trials
     with TemporaryDirectory() as folder:
         path = Path(folder) / "policy.json"
-        write_deployment(deployment_of(task, result), path)
+        write_deployment(kept(task, deployment_of(task, result)), path)
         policy = path.read_bytes()
     importance, front = importance_of(task, trials), pareto_of(task, trials)
     contents = {"policy.json": policy, "pareto.png": png_bytes(pareto_picture(task, result, front))}
@@ -76,6 +77,23 @@ def deployment_of(task: Task, result: Result) -> Deployment:
         {name: version(name) for name in ("numpy", "scipy", "optuna")},
         attempts=attempts_in(settings.out / "policy.json"),
     )
+
+
+def kept(task: Task, made: Deployment) -> Deployment:
+    """What stands there already, if it is the same policy with a certificate; else the one that was made now."""
+    try:
+        path = task.settings.out / "policy.json"
+        there = read_deployment(path) if path.exists() else None
+    except InputError:
+        return made
+    if there is None or there.certificate is None:
+        return made
+
+    def what(one: Deployment) -> tuple[Any, ...]:
+        bare = policies_digest(replace(one.fitted, mixtures=()))  # a certificate's walk may add mixtures
+        return bare, one.target, one.parts, one.data, one.seed, one.kept, one.costs, one.networks
+
+    return there if what(there) == what(made) else made
 
 
 def attempts_in(path: Path) -> tuple[Attempt, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from features.errors import InputError
 from features.outputs import LEARNT
 
 if TYPE_CHECKING:
+    from cascades.costs import Costs
     from cascades.deployment import Deployment
     from features.outputs import Outputs
 
@@ -22,25 +24,31 @@ LEAST_EXAMPLES = 50
 REPEATED = 0.01
 """Share of examples that may be exact repetitions: data sets have some."""
 
+CHANCE = 0.05
+"""Share of new examples of answers alone that may be exactly like learned ones, above what is usual among these."""
 
-def certification_examples(deployment: Deployment, where: str | None) -> tuple[Outputs, str]:
-    """The examples to certify on, with the policy's stages in order, and what people should know about them.
+TELLING = 0.5
+"""Where more of the learned examples than these have another one exactly like them, being alike tells nothing."""
+
+
+def certification_examples(deployment: Deployment, where: str | None) -> tuple[Outputs, list[str]]:
+    """The examples to certify on, with the policy's stages in order, and what has to be taken on trust about them.
 
     Those that were put aside in the policy's data folder, or those of the folder ``where``. Raises InputError where
-    there are none, where any was learned from, and where the stages or the classes are others.
+    there are none, where any was learned from, and where the stages, the classes or the networks are others.
     """
     from cascades.checking import check_outputs
 
-    outputs, note = _kept_aside(deployment) if where is None else _new(deployment, where)
+    outputs, notes = _kept_aside(deployment) if where is None else _new(deployment, where)
     name = where or deployment.data
     if len(outputs) < LEAST_EXAMPLES:
         raise InputError(f"at least {LEAST_EXAMPLES} examples to certify on", str(len(outputs)), name)
     check_outputs(deployment.fitted.sweep, outputs, name)
     refuse_repeated(outputs, name)
-    return outputs, note
+    return outputs, notes
 
 
-def _kept_aside(deployment: Deployment) -> tuple[Outputs, str]:
+def _kept_aside(deployment: Deployment) -> tuple[Outputs, list[str]]:
     from cascades.folder import keep_back, read_folder
     from cascades.points import digest_of
 
@@ -68,10 +76,10 @@ def _kept_aside(deployment: Deployment) -> tuple[Outputs, str]:
     if len(both) > REPEATED * len(outputs):
         found = f"{len(both):,} of {len(outputs):,} that it was, such as id {both[0]}"
         raise InputError("a certify part that nothing was learned from", found, name)
-    return outputs, ""
+    return outputs, []
 
 
-def _new(deployment: Deployment, where: str) -> tuple[Outputs, str]:
+def _new(deployment: Deployment, where: str) -> tuple[Outputs, list[str]]:
     from cascades.folder import read_folder
     from cascades.points import digest_of
 
@@ -83,6 +91,7 @@ def _new(deployment: Deployment, where: str) -> tuple[Outputs, str]:
         raise InputError(
             "examples that nothing was learned from", f"the policy's own ({min(map(str, learnt))[:12]})", where
         )
+    notes = _other_networks(deployment, where, data.costs)
     try:
         own = read_folder(deployment.data, deployment.seed)
         if deployment.kept or "certify" in own.parts:
@@ -95,14 +104,30 @@ def _new(deployment: Deployment, where: str) -> tuple[Outputs, str]:
             raise InputError("the examples that the policy was fitted on", "others", own.name)
         learned = pooled([_of(part, deployment, own.name) for part in learnt_parts])
     except InputError:
-        return outputs, (
-            f"The policy's data, {deployment.data}, can't be read here: that none of these examples was learned from "
-            "is taken on trust."
-        )
+        said = f"The policy's data, {deployment.data}, can't be read here"
+        return outputs, [f"{said}: that none of these examples was learned from is taken on trust.", *notes]
     if both := shared_examples(outputs, learned):
         found = f"{len(both):,} of {len(outputs):,} that it was, such as id {both[0]}"
         raise InputError("examples that nothing was learned from", found, where)
-    return outputs, ""
+    if not _told_apart(outputs) and _alike(learned) > TELLING:
+        said = "What was said of different examples is mostly the same"
+        notes.insert(0, f"{said}: that none of these was learned from is taken on trust.")
+    return outputs, notes
+
+
+def _other_networks(deployment: Deployment, where: str, costs: Costs) -> list[str]:
+    """A note where nothing tells whose outputs they are. Raises InputError where they are of other networks."""
+    from eval.run import networks_noted
+
+    known, here = deployment.networks, networks_noted(where, costs)
+    used = {deployment.costs.stages[stage].network for stage in deployment.fitted.sweep.routes.stages}
+    if not (known and here):
+        return ["That these are the outputs of the policy's own networks is taken on trust."]
+    for name in sorted(used & known.keys()):
+        for what in ("weights", "preprocessing"):
+            if here.get(name, {}).get(what) != known[name].get(what):
+                raise InputError("outputs of the policy's own networks", f"other {what} of {name}", where)
+    return []
 
 
 def _of(outputs: Outputs, deployment: Deployment, where: str) -> Outputs:
@@ -136,25 +161,43 @@ def shared_examples(outputs: Outputs, learned: Outputs) -> list[Any]:
     """Ids of the ``outputs`` that are among the ``learned`` examples, known by what the stages said of them.
 
     Logits tell examples apart whatever they are called, and so does a name, other than a row's number, with its label,
-    whatever the digits of the logits. Answers alone don't: there the id has to be the same too, and where ids are but
-    row numbers, most of the answers as well.
+    whatever the digits of the logits. Answers alone, even with confidences, may be the same for different examples:
+    there the id has to be the same too (of row numbers, which are no ids, in half of the examples), or many more be
+    alike than are among the learned examples themselves.
     """
-    told = any(stage.logits is not None for stage in outputs.stages)
+    told = _told_apart(outputs)
     texts = outputs.ids.dtype.kind == learned.ids.dtype.kind == "U"
     if told and texts and not all(map(str.isdecimal, outputs.ids.tolist())):
         known = set(zip(learned.ids.tolist(), learned.labels.tolist(), strict=True))
         named = [one for one in zip(outputs.ids.tolist(), outputs.labels.tolist(), strict=True) if one in known]
         if named:
             return [one for one, _ in named]
-    there = set(_rows(learned, named=not told))
-    both = [one for one, row in zip(outputs.ids.tolist(), _rows(outputs, named=not told), strict=True) if row in there]
-    numbered = not told and sorted(map(str, outputs.ids.tolist())) == sorted(map(str, range(len(outputs))))
-    return [] if numbered and 2 * len(both) < len(outputs) else both
+    numbered = sorted(map(str, outputs.ids.tolist())) == sorted(map(str, range(len(outputs))))
+    if not told and (same := _both(outputs, learned, named=True)) and (not numbered or 2 * len(same) >= len(outputs)):
+        return same
+    both = _both(outputs, learned, named=False)
+    return both if told or len(both) > (_alike(learned) + CHANCE) * len(outputs) else []
+
+
+def _told_apart(outputs: Outputs) -> bool:
+    """Whether what is stored of different examples is never the same."""
+    return any(stage.logits is not None for stage in outputs.stages)
+
+
+def _both(outputs: Outputs, learned: Outputs, named: bool) -> list[Any]:
+    there = set(_rows(learned, named))
+    return [one for one, row in zip(outputs.ids.tolist(), _rows(outputs, named), strict=True) if row in there]
+
+
+def _alike(outputs: Outputs) -> float:
+    """The share of the examples that another one is exactly like."""
+    often = Counter(_rows(outputs, named=False))
+    return sum(count for count in often.values() if count > 1) / len(outputs)
 
 
 def refuse_repeated(outputs: Outputs, where: str) -> None:
     """Raises InputError where more than ``REPEATED`` of the examples stand there already: they tell nothing twice."""
-    if not any(stage.logits is not None for stage in outputs.stages):
+    if not _told_apart(outputs):
         return  # answers of different examples are often the same
     n = len(outputs)
     again = n - len(set(_rows(outputs, named=False)))

@@ -314,6 +314,8 @@ class Session:
             say(status_line(self.watch))
         if self.log.broken:
             say(f"{self.log.broken:,} lines were passed over.")
+        if self.watch.excess:
+            say(f"{self.watch.excess:,} late labels were passed over: no example with that answer lacked one.")
         if not self.watch.alarms:
             say(f"No alarm. (False alarms, however long it is watched: {100 * self.watch.alpha:g} % at most.)")
 
@@ -344,7 +346,7 @@ class Session:
             self.take(self.log.take())
             self.save()
             self._report()
-            raise
+            raise KeyboardInterrupt(f"interrupted after {self.watch.lines:,} lines; what they said is saved") from None
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -495,7 +495,11 @@ def nested(depth: int) -> Any:
     [
         ("kept", (0, 1), (-0.001, 1.001)),
         ("seed", (0, 2**63 - 1), (-1,)),
-        ("topology", ("x" * LONGEST_TEXT,), ("x" * (LONGEST_TEXT + 1),)),
+        (
+            "topology",
+            ("a_b_c",),
+            ("x" * (LONGEST_TEXT + 1), "x" * LONGEST_TEXT, "a_b", "a>b,c;b>c", "a>b;b>c", "b_c_a"),
+        ),
         ("target.budget", (0, MAX_COST * MOST_STAGES, None), (-0.001, MAX_COST * MOST_STAGES * 1.001)),
         ("target.accuracy", (0, 1, None), (-0.001, 1.001)),
         ("target.error_increase", (0, 1, None), (-0.001, 1.001)),

@@ -239,7 +239,9 @@ def test_an_increase_is_told_with_its_sign(usual: Reference) -> None:
     """Of 5 examples one has become right over the largest stage, and two wrong: 20 % more errors."""
     watch = Watch(subject(usual, certificate(risk=0.1, kind="increase")), 0.05)
     label, answer, largest = np.zeros(5, int), np.array([0, 1, 1, 0, 1]), np.array([1, 0, 0, 0, 1])
-    watch.feed(Examples(*(np.tile(one, 800) for one in (np.full(5, NONE), np.full(5, 0.5), answer, label, largest))))
+    late = Examples(*(np.tile(one, 800) for one in (np.full(5, NONE), np.full(5, 0.5), answer, label, largest)))
+    watch.feed(replace(late, path=np.zeros(4000, int), label=np.full(4000, NONE)))  # what they are the labels of
+    watch.feed(late)
     text = next(alarm.text for alarm in watch.alarms if alarm.monitor == "risk bound")
     says = r": the increase of the error over the largest stage is above the certified bound: 20 % against 10 % "
     assert re.search(says + r"\(of [\d,]+ labelled\)$", text)
@@ -363,10 +365,34 @@ def test_risk_is_the_certificates_own(usual: Reference) -> None:
 def test_late_labels_count_for_nothing_but_the_risk(usual: Reference) -> None:
     late = replace(draw(600, np.random.default_rng(13), error=0.6), path=np.full(600, NONE))
     watch = Watch(subject(usual, certificate()), 0.05)
+    watch.feed(draw(600, np.random.default_rng(13), error=0.6, labelled=0.0))
+    before = {name: counts.copy() for name, counts in watch.counts.items()}
     watch.feed(late)
-    assert watch.examples == 0
-    assert watch.counts["answers"].sum() == 0
+    for name in ("paths", "answers"):
+        np.testing.assert_array_equal(watch.counts[name], before[name])
+    assert watch.examples == 600
     assert {alarm.monitor for alarm in watch.alarms} == {"error", "risk bound"}
+    assert watch.excess < 60  # answers and errors are drawn together
+
+
+def test_a_label_counts_once(usual: Reference) -> None:
+    """Late labels of examples that had one, or that came twice, or whose answer nobody gave, are passed over."""
+    watch = Watch(subject(usual, certificate()), 0.05)
+    answer, label = np.array([0, 0, 1, 2]), np.array([0, NONE, NONE, 2])
+    watch.feed(Examples(np.zeros(4, int), np.full(4, 0.9), answer, label, np.full(4, NONE)))
+    assert watch.counts["right or wrong"].tolist() == [2, 0]
+    assert watch.open.tolist() == [1, 1, 0]
+    late = Examples(
+        np.full(4, NONE), np.full(4, np.nan), np.array([0, 0, 1, 2]), np.array([0, 0, 2, 2]), np.full(4, NONE)
+    )
+    watch.feed(late)
+    assert watch.counts["right or wrong"].tolist() == [3, 1]
+    assert (watch.excess, watch.open.tolist()) == (2, [0, 0, 0])
+    other = Watch(subject(usual, certificate()), 0.05)
+    other.take_up(json.loads(json.dumps(watch.to_plain())))
+    assert (other.excess, other.open.tolist()) == (2, [0, 0, 0])
+    watch.feed(late)
+    assert (watch.excess, watch.counts["right or wrong"].tolist()) == (6, [3, 1])
 
 
 def test_the_most_evidence_so_far_stays_and_is_that_of_the_best_sequence(usual: Reference) -> None:
