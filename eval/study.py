@@ -284,10 +284,7 @@ def _open_storage(address: str, patience: float) -> BaseStorage:
             lock: Any = None
         else:
             lock = _FileLock(str(path))
-        try:
-            return JournalStorage(JournalFileBackend(str(path), lock))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError("a journal that Optuna wrote, whole", _line(error), f"--storage {address}") from None
+        return JournalStorage(JournalFileBackend(str(path), lock))
     from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
 
     url = _with_driver(address)
@@ -425,13 +422,18 @@ def open_study(plan: Plan) -> Opened:
 
     def make() -> Opened:
         storage = _open_storage(plan.storage, plan.patience)
-        study = optuna.create_study(
-            storage=storage,
-            study_name=plan.name,
-            directions=["minimize"] * len(plan.objectives),
-            pruner=_pruner(plan),
-            load_if_exists=True,
-        )
+        try:
+            study = optuna.create_study(
+                storage=storage,
+                study_name=plan.name,
+                directions=["minimize"] * len(plan.objectives),
+                pruner=_pruner(plan),
+                load_if_exists=True,
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if not plan.storage.startswith("journal:"):
+                raise
+            raise InputError("a journal that Optuna wrote, whole", _line(error), f"--storage {plan.storage}") from None
         return Opened(plan, study, storage)
 
     try:

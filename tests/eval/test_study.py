@@ -296,10 +296,15 @@ def test_a_study_of_another_program_is_refused(tmp_path: Path) -> None:
         ("sqlite:///{}/none/s.db", "a database or a file that answers"),
         ("sqlite:///{}/garbage", "expected an SQLite file, found some other file"),
         ("nonsense://host/db", "a database's URL"),
+        ("journal:{}/garbage", "expected a journal that Optuna wrote, whole"),
+        ("journal:{}/cut", "expected a journal that Optuna wrote, whole"),
     ],
 )
 def test_storages_that_are_none(tmp_path: Path, storage: str, message: str) -> None:
-    (tmp_path / "garbage").write_bytes(b"no database at all, " * 100)
+    (tmp_path / "garbage").write_bytes(b"no database at all, " * 100 + b"\n")
+    run_through(plan(f"journal:{tmp_path}/whole", 2))
+    lines = (tmp_path / "whole").read_bytes().splitlines(keepends=True)
+    (tmp_path / "cut").write_bytes(b"".join([lines[0], lines[1][:10] + b"\n", *lines[2:]]))
     with pytest.raises(InputError, match=message):
         open_study(plan(storage.format(tmp_path), patience=1.0))
 

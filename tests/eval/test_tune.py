@@ -15,18 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 
 from cascades.answers import ANSWERS
 from cascades.costs import Costs, StageCost
-from cascades.deployment import Attempt, read_deployment, write_deployment
+from cascades.deployment import (
+    Attempt,
+    Bound,
+    Certificate,
+    policies_digest,
+    read_deployment,
+    write_deployment,
+)
 from cascades.fit import FitSettings, fit_sweep, multiplied
 from cascades.folder import EMBEDDED, read_folder
 from cascades.plain import to_plain
 from cascades.routing import Routes, Routing
 from cascades.topology import parse_topology, unroll
-from eval.choose import choose
+from eval import choose as choose_module
+from eval.choose import choose, conclude
 from eval.judge import Judge, Judged, percentile
 from eval.search import Searched, plan_of
 from eval.solved import Solved, solved
@@ -458,6 +467,38 @@ def test_a_trial_that_fails_does_not_end_the_study(
     assert frame.loc[bad & (frame["state"] == "fail"), "failure"].str.contains("not a number").all()
     assert (frame.loc[~bad, "state"] != "fail").all()
     assert summary(tmp_path)["trials"]["failures"] == ["ValueError: the objective is nan, not a number"]
+
+
+def test_the_same_command_again_keeps_a_certificate_of_the_same_policy(small: Path, tmp_path: Path) -> None:
+    path = tmp_path / "policy.json"
+    assert main(flags(small, tmp_path, "--trials", "0")) == 0
+    first = read_deployment(path)
+    bounds = (Bound("error", 0.2, 0.18),)
+    point = 1 - int(first.point == 1)  # certification may have moved on to another
+    made = Certificate(0.05, bounds, 2.0, 1.0, 100, "ab", "by hand", point, policies_digest(first.fitted))
+    write_deployment(replace(first, certificate=made, point=point), path)
+    content = path.read_bytes()
+    assert main(flags(small, tmp_path, "--trials", "0")) == 0
+    assert path.read_bytes() == content
+    assert main(flags(small, tmp_path, "--trials", "0", "--min-accuracy", "0.7")) == 0  # another policy
+    assert read_deployment(path).certificate is None
+
+
+def test_an_interrupted_search_keeps_what_is_ahead(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which trial was ahead on the folds says little; there is no time for more than its policy's own figures."""
+    for target, field in (({}, "cost"), ({"budget": "0.5ms", "min_accuracy": None}, "error")):
+        task = task_of(small, trials=0, **target)
+        plain = solved(task, task.plain, task.topology)
+        trial = optuna.create_trial(value=1.0)
+        monkeypatch.setattr(choose_module, "choose", lambda *_, trial=trial: (trial, None))
+        monkeypatch.setattr(choose_module, "choices_of", lambda *_, task=task: default_of(task.space))
+        for times, kept in ((0.9, trial), (1.0, None), (1.1, None)):
+            other = replace(plain, **{field: times * getattr(plain, field)})
+            monkeypatch.setattr(choose_module, "solved", lambda *_, other=other: other)
+            found = conclude(task, plain, Searched(stopped="interrupted"))
+            assert found.trial is kept
+            assert found.best is (plain if kept is None else other)
+            assert found.tested is None
 
 
 # --- killed, interrupted, locked

@@ -415,7 +415,7 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(
     out, err = second.communicate(timeout=60)
     assert second.returncode == 130
     assert "offramp_watch_lines_total 12000.0\n" in (tmp_path / "m.prom").read_text()
-    assert b"interrupted" in err
+    assert b"interrupted after 12,000 lines; what they said is saved" in err
     assert b"Going on after" in out
     for monitor, found in states(tmp_path / "whole.state")["watch"]["monitors"].items():
         again = states(state)["watch"]["monitors"][monitor]
