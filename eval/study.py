@@ -421,8 +421,8 @@ def open_study(plan: Plan) -> Opened:
     began = min(OPENING, plan.patience)
 
     def make() -> Opened:
-        storage = _open_storage(plan.storage, plan.patience)
         try:
+            storage = _open_storage(plan.storage, plan.patience)
             study = optuna.create_study(
                 storage=storage,
                 study_name=plan.name,
@@ -431,7 +431,7 @@ def open_study(plan: Plan) -> Opened:
                 load_if_exists=True,
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if not plan.storage.startswith("journal:"):
+            if isinstance(error, InputError) or not plan.storage.startswith("journal:"):
                 raise
             raise InputError("a journal that Optuna wrote, whole", _line(error), f"--storage {plan.storage}") from None
         return Opened(plan, study, storage)
