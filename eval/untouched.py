@@ -216,8 +216,9 @@ def _rows(outputs: Outputs, named: bool) -> list[bytes]:
         columns = [stage.logits] if stage.logits is not None else [stage.answers, *stage.measured.values()]
         for column in columns:
             assert column is not None
-            for row, digest in zip(column, found, strict=True):  # large ones are mapped, not in memory
-                digest.update(np.asarray(row, dtype=np.float64).tobytes())
+            with np.errstate(over="ignore"):
+                for row, digest in zip(column, found, strict=True):  # large ones are mapped, not in memory
+                    digest.update(np.asarray(row, dtype=np.float32).tobytes())  # files hold floats by their own digits
     return [digest.digest() for digest in found]
 
 

@@ -708,7 +708,9 @@ def test_rows_of_answers_that_stand_among_the_learned_ones_tell_without_ids(copi
     rows = np.arange(copied)
     mixed = pooled([old.take(rows + 700), new.take(np.arange(copied, 600))]) if copied else new
     mixed = replace(mixed, ids=np.arange(600))
-    told = len(shared_examples(mixed, old))
+    (stage,) = old.stages
+    short = {name: column.astype(np.float32) for name, column in stage.measured.items()}  # as another file holds them
+    told = len(shared_examples(mixed, replace(old, stages=(replace(stage, measured=short),))))
     assert (told > 0) == (found > 0)
     assert told >= copied * (found > 0)
 
