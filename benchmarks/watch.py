@@ -149,7 +149,7 @@ class Bench:
 
     def certified(self, n: int, target: float, rng: np.random.Generator) -> tuple[World, Ints, Certificate]:
         """The world at the point that is certified on n of its examples, these, and the certificate."""
-        from eval.learn_then_test import Claim, certify_points, fixed_sequence
+        from eval.claims import Claim, certify_points, fixed_sequence
 
         alone = self.routes.alone
         below = float("inf") if alone is None else float(alone[self.largest])

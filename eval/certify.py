@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cascades.settings import guard, parse
-from eval.learn_then_test import (
+from eval.claims import (
     LEAST_GROUP,
     Claim,
     Levels,

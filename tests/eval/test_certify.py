@@ -54,7 +54,7 @@ from eval.certify import (
 from eval.certify import certify as certify_policy
 from eval.frontier import Settings as Frontier
 from eval.frontier import fit_settings
-from eval.learn_then_test import Claim, cost_p, fixed_sequence, risk_bound, risk_p
+from eval.claims import Claim, cost_p, fixed_sequence, risk_bound, risk_p
 from eval.untouched import certification_examples, groups_of, pooled, refuse_repeated, shared_examples
 from features.errors import InputError
 from features.outputs import Outputs, Stage

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from eval.bounds import betting_p, binomial_p, hoeffding_bentkus_p, paired_p
-from eval.learn_then_test import (
+from eval.claims import (
     COST_SHARE,
     GROUP_SHARE,
     LEAST_GROUP,
