@@ -46,8 +46,8 @@ from cascades.targets import expected_of, solve
 from cascades.topology import parse_topology, unroll
 from eval.bounds import _most, _score, betting_p, paired_p, slack_for
 from eval.certify import Points, budget_sequence, within_budget
-from eval.frontier import Settings, fit_settings
 from eval.claims import COST_SHARE, Claim, Levels, certify_points, cost_bound, cost_p, fixed_sequence
+from eval.frontier import Settings, fit_settings
 from eval.untouched import pooled
 from features.errors import InputError
 from features.outputs import Floats, Ints, Outputs

@@ -52,9 +52,9 @@ from eval.certify import (
     within_budget,
 )
 from eval.certify import certify as certify_policy
+from eval.claims import Claim, cost_p, fixed_sequence, risk_bound, risk_p
 from eval.frontier import Settings as Frontier
 from eval.frontier import fit_settings
-from eval.claims import Claim, cost_p, fixed_sequence, risk_bound, risk_p
 from eval.untouched import certification_examples, groups_of, pooled, refuse_repeated, shared_examples
 from features.errors import InputError
 from features.outputs import Outputs, Stage
