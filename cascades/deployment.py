@@ -199,16 +199,19 @@ def in_words(target: Target, unit: str, loss: str = "top1") -> str:
         parts.append(f"of at most {target.budget:.6g} {unit} on average")
     told = LOSSES[loss].told
     if target.error_increase is not None:
-        parts.append(f"with {_a(told)} at most {100 * target.error_increase:.6g} points above the largest stage's")
+        parts.append(
+            f"with {with_article(told)} at most {100 * target.error_increase:.6g} points above the largest stage's"
+        )
     if target.accuracy is not None:
-        parts.append(f"with {_a(told)} of at most {100 * (1 - target.accuracy):.6g} %")
+        parts.append(f"with {with_article(told)} of at most {100 * (1 - target.accuracy):.6g} %")
     shares: Mapping[str, float] = target.shares
     parts += [f"at most {100 * share:.6g} % of the examples exiting at {stage}" for stage, share in shares.items()]
     cheap = target.budget is None and not (target.error_increase is None and target.accuracy is None)
     return f"the {'cheapest' if cheap else 'most accurate'} {', '.join(parts)}"
 
 
-def _a(told: str) -> str:
+def with_article(told: str) -> str:
+    """What an error is called, after its article."""
     return f"{'an' if told[0] in 'aeiou' else 'a'} {told}"
 
 
@@ -232,17 +235,17 @@ def described(deployment: Deployment) -> dict[str, str]:
         "topology": f"{deployment.topology}, of the stages {', '.join(deployment.fitted.sweep.routes.stages)}",
         "target": in_words(deployment.target, unit, loss) if _asked(deployment.target) else "none",
         "point": f"{point} of {len(deployment.fitted.names)}: {rule}",
-        "expected": f"{expected.cost[point]:.6g} {unit}{device}, {_a(told)} of {100 * expected.error[point]:.4g} %, "
-        f"the largest stage's {100 * expected.reference:.4g} % (held out: {expected.examples:,} examples of "
-        f"{deployment.data})",
+        "expected": f"{expected.cost[point]:.6g} {unit}{device}, "
+        f"{with_article(told)} of {100 * expected.error[point]:.4g} %, the largest stage's "
+        f"{100 * expected.reference:.4g} % (held out: {expected.examples:,} examples of {deployment.data})",
         "certificate": "none: nothing is promised (eval.certify)",
     }
     if deployment.certificate is not None:
         c = deployment.certificate
         what = [
-            f"{_a(told)} at most {100 * bound.most:.6g} points above the largest stage's"
+            f"{with_article(told)} at most {100 * bound.most:.6g} points above the largest stage's"
             if bound.risk == "increase"
-            else f"{_a(told)} of at most {100 * bound.most:.6g} %"
+            else f"{with_article(told)} of at most {100 * bound.most:.6g} %"
             for bound in c.bounds
         ]
         found["certificate"] = (

@@ -457,13 +457,11 @@ def _what_would_do(
 
 
 def _promise(claim: Claim, told: str, stage: str) -> str:
+    from cascades.deployment import with_article
+
     if claim.risk == "increase":
-        return f"{_a(told)} at most {100 * (claim.most or 0.0):g} points over {stage}'s"
-    return f"{_a(told)} of at most {100 * (claim.most or 0.0):g} %"
-
-
-def _a(told: str) -> str:
-    return f"{'an' if told[0] in 'aeiou' else 'a'} {told}"
+        return f"{with_article(told)} at most {100 * (claim.most or 0.0):g} points over {stage}'s"
+    return f"{with_article(told)} of at most {100 * (claim.most or 0.0):g} %"
 
 
 def none_text(done: Done, deployment: Deployment, aim: Aim, delta: float) -> str:

@@ -26,11 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(settings: Settings) -> int:
     """Solve for the plain frontier's policy, search, choose, measure once on the test part, write, print."""
+    from cascades.deployment import read_deployment
     from eval.choose import conclude
     from eval.files import writable
     from eval.search import Searched, search
     from eval.solved import solved
-    from eval.tunefiles import FILES, files_of
+    from eval.tunefiles import FILES, files_of, standing
 
     folder = writable(settings.out, "--out", FILES)
     task = read_task(settings)
@@ -42,8 +43,14 @@ def run(settings: Settings) -> int:
         stopped = "interrupted; all trials are done, and the best by their own folds is written"
         searched = replace(searched, stopped=stopped, code=INTERRUPTED)
         result = conclude(task, plain, searched)
-    written = folder.write_all(files_of(task, result))
+    policy = settings.out / "policy.json"
+    there = standing(policy)
+    written = folder.write_all(files_of(task, result, there))
     show(task, result, written)
+    if there is not None and there.certificate is not None:
+        same = read_deployment(policy).certificate == there.certificate
+        became = "is kept: the policy is the same" if same else "is gone with its policy"
+        say(f"The certificate that stood in {policy} {became}.")
     if searched.stopped:
         say(searched.stopped)
     return searched.code

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cascades.deployment import Attempt, Deployment, in_words, policies_digest, read_deployment, write_deployment
+from cascades.deployment import Deployment, in_words, policies_digest, read_deployment, write_deployment
 from cascades.points import digest_of
 from eval.choose import Result
 from eval.files import csv_bytes, json_bytes, png_bytes
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 FILES = ("policy.json", "trials.csv", "importance.png", "pareto.png", "summary.json")
 
 
-def files_of(task: Task, result: Result) -> dict[str, bytes]:
-    """The content of every file."""
+def files_of(task: Task, result: Result, there: Deployment | None = None) -> dict[str, bytes]:
+    """The content of every file; ``there`` is the policy that stands where the new one is to be."""
     trials = result.searched.trials
     with TemporaryDirectory() as folder:
         path = Path(folder) / "policy.json"
-        write_deployment(kept(task, deployment_of(task, result)), path)
+        write_deployment(kept(there, deployment_of(task, result)), path)
         policy = path.read_bytes()
     importance, front = importance_of(task, trials), pareto_of(task, trials)
     contents = {"policy.json": policy, "pareto.png": png_bytes(pareto_picture(task, result, front))}
@@ -75,33 +75,30 @@ def deployment_of(task: Task, result: Result) -> Deployment:
         networks_noted(settings.data, task.data.costs),
         tuned,
         {name: version(name) for name in ("numpy", "scipy", "optuna")},
-        attempts=attempts_in(settings.out / "policy.json"),
     )
 
 
-def kept(task: Task, made: Deployment) -> Deployment:
-    """What stands there already, if it is the same policy with a certificate; else the one that was made now."""
+def standing(path: Path) -> Deployment | None:
+    """The policy that stands there; None if there is none, or none that can be read."""
     try:
-        path = task.settings.out / "policy.json"
-        there = read_deployment(path) if path.exists() else None
+        return read_deployment(path) if path.exists() else None
     except InputError:
-        return made
-    if there is None or there.certificate is None:
+        return None
+
+
+def kept(there: Deployment | None, made: Deployment) -> Deployment:
+    """What stands there already, if it is the same policy with a certificate; else the one that was made now, which
+    remembers what was tried to certify: a new policy on the same examples does not undo that."""
+    if there is None:
         return made
 
     def what(one: Deployment) -> tuple[Any, ...]:
         bare = policies_digest(replace(one.fitted, mixtures=()))  # a certificate's walk may add mixtures
         return bare, one.target, one.parts, one.data, one.seed, one.kept, one.costs, one.networks
 
-    return there if what(there) == what(made) else made
-
-
-def attempts_in(path: Path) -> tuple[Attempt, ...]:
-    """What was tried to certify of the policy that stands there: a new one on the same examples does not undo that."""
-    try:
-        return read_deployment(path).attempts if path.exists() else ()
-    except InputError:
-        return ()
+    if there.certificate is not None and what(there) == what(made):
+        return there
+    return replace(made, attempts=there.attempts)
 
 
 def trials_frame(task: Task, trials: Sequence[FrozenTrial]) -> pd.DataFrame:

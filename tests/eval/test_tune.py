@@ -469,7 +469,9 @@ def test_a_trial_that_fails_does_not_end_the_study(
     assert summary(tmp_path)["trials"]["failures"] == ["ValueError: the objective is nan, not a number"]
 
 
-def test_the_same_command_again_keeps_a_certificate_of_the_same_policy(small: Path, tmp_path: Path) -> None:
+def test_the_same_command_again_keeps_a_certificate_of_the_same_policy(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "policy.json"
     assert main(flags(small, tmp_path, "--trials", "0")) == 0
     first = read_deployment(path)
@@ -480,7 +482,9 @@ def test_the_same_command_again_keeps_a_certificate_of_the_same_policy(small: Pa
     content = path.read_bytes()
     assert main(flags(small, tmp_path, "--trials", "0")) == 0
     assert path.read_bytes() == content
+    assert "is kept: the policy is the same" in " ".join(capsys.readouterr().out.split())
     assert main(flags(small, tmp_path, "--trials", "0", "--min-accuracy", "0.7")) == 0  # another policy
+    assert "is gone with its policy" in " ".join(capsys.readouterr().out.split())
     assert read_deployment(path).certificate is None
 
 
