@@ -14,7 +14,7 @@ from statistics import median
 import pandas as pd
 import torch
 
-from cascades.zoo import load_stages
+from offramp.cascades.models.zoo import load_stages
 
 NETWORKS = ("b_lenet", "b_alexnet", "b_resnet56", "exits_googlenet", "exits_resnet")
 ROUNDS = {1: 300, 64: 15}

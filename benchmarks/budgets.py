@@ -11,7 +11,7 @@ parts' noise: the difference of the two means is within 1.96 of its standard err
 
 Costs are told in two ways: "held out", by routings of rules that saw four fifths of the fit part, and "as fitted", by
 those of the very rules that are deployed, on the examples that they were fitted on (``spending`` of
-``cascades.targets.solve``). Errors are always told by held-out routings.
+``cascades.learning.targets.solve``). Errors are always told by held-out routings.
 
 Seed 0 is the split that the folder comes with; other seeds pool the parts and split them in half.
 """
@@ -25,16 +25,15 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.quality import DEFAULT, resplit
-from cascades.deployment import Target, largest
-from cascades.folder import DataFolder, read_folder
-from cascades.hull import lower_hull
-from cascades.points import fit_points
-from cascades.routing import Routing
-from cascades.targets import expected_of, solve
-from cascades.topology import parse_topology, unroll
-from eval.frontier import fit_settings
-from eval.intervals import Estimate, interval
-from features.errors import InputError
+from offramp.cascades.files.datafolder import DataFolder, read_folder
+from offramp.cascades.graph.hull import lower_hull
+from offramp.cascades.graph.routing import Routing, largest
+from offramp.cascades.graph.topology import parse_topology, unroll
+from offramp.cascades.learning.points import fit_points
+from offramp.cascades.learning.targets import Target, expected_of, solve
+from offramp.eval.frontier import fit_settings
+from offramp.eval.report.intervals import Estimate, interval
+from offramp.features.errors import InputError
 
 TARGETS = 20
 NEAR = 0.02

@@ -36,21 +36,20 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from cascades.answers import LOSSES
-from cascades.deployment import Target, largest
-from cascades.folder import read_folder
-from cascades.outcomes import single_outcomes
-from cascades.points import Fitted, Picking, fit_points
-from cascades.routing import Routes
-from cascades.targets import expected_of, solve
-from cascades.topology import parse_topology, unroll
-from eval.bounds import _most, _score, betting_p, paired_p, slack_for
-from eval.certify import Points, budget_sequence, within_budget
-from eval.claims import COST_SHARE, Claim, Levels, certify_points, cost_bound, cost_p, fixed_sequence
-from eval.frontier import Settings, fit_settings
-from eval.untouched import pooled
-from features.errors import InputError
-from features.outputs import Floats, Ints, Outputs
+from offramp.cascades.files.datafolder import read_folder
+from offramp.cascades.graph.routing import Routes, largest
+from offramp.cascades.graph.topology import parse_topology, unroll
+from offramp.cascades.learning.answers import LOSSES
+from offramp.cascades.learning.outcomes import single_outcomes
+from offramp.cascades.learning.points import Fitted, Picking, fit_points
+from offramp.cascades.learning.targets import Target, expected_of, solve
+from offramp.eval.frontier import Settings, fit_settings
+from offramp.eval.guarantees.bounds import _most, _score, betting_p, paired_p, slack_for
+from offramp.eval.guarantees.certificate import Points, budget_sequence, within_budget
+from offramp.eval.guarantees.claims import COST_SHARE, Claim, Levels, certify_points, cost_bound, cost_p, fixed_sequence
+from offramp.eval.guarantees.holdout import pooled
+from offramp.features.errors import InputError
+from offramp.features.outputs import Floats, Ints, Outputs
 
 RESULTS = Path(__file__).parent / "results" / "coverage.csv"
 TARGETS = (0.0, 0.005, 0.01, 0.02)

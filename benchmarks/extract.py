@@ -59,11 +59,11 @@ def made_up(n: int, height: int, classes: tuple[str, ...], path: Path) -> Path:
 def throughput(add: Callable[..., None], args: argparse.Namespace) -> None:
     import torch
 
-    from cascades.extraction import Decoder, Job, Progress, assemble, extract, ways_of
-    from cascades.images import open_images
-    from cascades.probing import pick_device
-    from cascades.zoo import load_cascade
-    from eval.extract import default_workers
+    from offramp.cascades.images.sources import open_images
+    from offramp.cascades.measuring.extraction import Decoder, Job, Progress, assemble, extract, ways_of
+    from offramp.cascades.models.probing import pick_device
+    from offramp.cascades.models.zoo import load_cascade
+    from offramp.eval.extract import default_workers
 
     device = pick_device(args.device)
 
@@ -122,8 +122,8 @@ def throughput(add: Callable[..., None], args: argparse.Namespace) -> None:
 
 
 def memory(add: Callable[..., None], args: argparse.Namespace) -> None:
-    from cascades.weights import save_weights
-    from cascades.zoo import load_stage
+    from offramp.cascades.models.weights import save_weights
+    from offramp.cascades.models.zoo import load_stage
 
     stage = load_stage("cifar_alexnet", pretrained=False)
     peaks = []

@@ -22,12 +22,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
-from cascades.folder import DataFolder, read_folder
-from cascades.topology import parse_topology, unroll
-from eval.frontier import Settings, operating_points
-from eval.metrics import area, speedup, yardstick
-from eval.summary import MARGINS, summarise
-from features.outputs import Outputs
+from offramp.cascades.files.datafolder import DataFolder, read_folder
+from offramp.cascades.graph.topology import parse_topology, unroll
+from offramp.eval.frontier import Settings, operating_points
+from offramp.eval.report.metrics import area, speedup, yardstick
+from offramp.eval.report.summary import MARGINS, summarise
+from offramp.features.outputs import Outputs
 
 DEFAULT = Settings(topology="", points=50)
 SETTINGS: dict[str, Settings] = {

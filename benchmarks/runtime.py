@@ -44,12 +44,14 @@ def overhead(add: Callable[..., None], seconds: float) -> None:
     """Features, decision and gathering, as a share of the cheapest network's time."""
     import torch
 
-    from cascades.folder import read_folder
-    from cascades.live import Reckoner, live_cascade
-    from cascades.runtime import networks
-    from cascades.topology import parse_topology, unroll
-    from cascades.zoo import load_cascade
-    from eval.run import Settings, noted, pick_cascades
+    from offramp.cascades.files.datafolder import read_folder
+    from offramp.cascades.files.provenance import noted
+    from offramp.cascades.graph.topology import parse_topology, unroll
+    from offramp.cascades.models.zoo import load_cascade
+    from offramp.cascades.runtime.decide import live_cascade
+    from offramp.cascades.runtime.folded import Reckoner
+    from offramp.cascades.runtime.networks import networks
+    from offramp.eval.run import Settings, pick_cascades
 
     data = read_folder("cifar10")
     routes = unroll(parse_topology("a_g_r", tuple(data.costs.stages)), data.costs)
@@ -84,7 +86,7 @@ def timed(network: Any, decide: Any, key: Any, batch: int, seconds: float) -> li
     """Seconds of the network, of the policy behind it, and of gathering every second example."""
     import torch
 
-    from cascades.runtime import Batch
+    from offramp.cascades.runtime.run import Batch
 
     device = torch.device("cpu")
     pixels = torch.randint(0, 256, (batch, 32, 32, 3), dtype=torch.uint8)
@@ -108,7 +110,7 @@ def timed(network: Any, decide: Any, key: Any, batch: int, seconds: float) -> li
 
 def cascade(add: Callable[..., None], images: Path | None, rounds: int) -> None:
     """The embedded cascade by ``eval.run``."""
-    from eval.run import main as run
+    from offramp.eval.run import main as run
 
     with tempfile.TemporaryDirectory() as out:
         given = [] if images is None else ["--images", str(images)]
@@ -134,8 +136,8 @@ def gpu() -> pd.DataFrame:
 
     if not torch.cuda.is_available():
         return pd.DataFrame([{"device": "none here", "note": "not measured: no GPU was at hand"}])
-    from cascades.trial import break_even
-    from eval.profile import main as profile
+    from offramp.cascades.measuring.race import break_even
+    from offramp.eval.profile import main as profile
 
     frames = []
     for dtype in ("float32", "bfloat16"):
@@ -168,7 +170,7 @@ def main() -> None:
 
     import torch
 
-    from cascades.profiling import device_name
+    from offramp.cascades.measuring.latency import device_name
 
     rows: list[dict[str, object]] = []
 

@@ -80,7 +80,7 @@ def main_job(add: Callable[..., None]) -> None:
 
 
 def logits(add: Callable[..., None]) -> None:
-    from features.glance import glance
+    from offramp.features.confidence import glance
 
     z = np.random.default_rng(0).standard_normal((50_000, 1_000), dtype=np.float32) * 3
     target = np.empty_like(z)
@@ -127,9 +127,9 @@ def four_stages(add: Callable[..., None]) -> None:
 
 def obvious_program(add: Callable[..., None]) -> None:
     """Against one scikit-learn logistic regression for each price, path, match and fold."""
-    from cascades.fit import FitSettings, fit_sweep
-    from cascades.folder import read_folder
-    from cascades.topology import parse_topology, unroll
+    from offramp.cascades.files.datafolder import read_folder
+    from offramp.cascades.graph.topology import parse_topology, unroll
+    from offramp.cascades.learning.fit import FitSettings, fit_sweep
 
     data = read_folder("cifar10")
     routes = unroll(parse_topology("a_g_r", tuple(data.costs.stages)), data.costs)

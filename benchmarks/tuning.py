@@ -25,11 +25,11 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from eval.choose import DOUBT, choices_of, finalist, measured_on_test
-from eval.search import ranking, search
-from eval.solved import solved
-from eval.study import FOUND, SLOT, done
-from eval.task import Settings, read_task
+from offramp.eval.tuning.choose import DOUBT, choices_of, finalist, measured_on_test
+from offramp.eval.tuning.search import ranking, search
+from offramp.eval.tuning.solve import solved
+from offramp.eval.tuning.study import FOUND, SLOT, done
+from offramp.eval.tuning.task import Settings, read_task
 
 SAMPLERS = ("tpe", "random", "grid")
 RESULTS = Path(__file__).parent / "results" / "tuning.csv"
@@ -141,7 +141,7 @@ def main() -> None:
         print(timed(args.time))
         return
     args.out.parent.mkdir(exist_ok=True)
-    from cascades.folder import read_folder
+    from offramp.cascades.files.datafolder import read_folder
 
     data = read_folder(args.data)
     aim = "budget" if args.budget else "error"

@@ -36,17 +36,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cascades.deployment import Bound, Certificate
-from cascades.fit import FitSettings
-from cascades.folder import DataFolder, keep_back, read_folder
-from cascades.points import cheapest_within, fit_points
-from cascades.routing import Routing
-from cascades.topology import parse_topology, unroll
-from eval.drift import Watch
-from eval.monitors import Alarm
-from eval.reference import Subject, confidences, path_names, reference_of
-from eval.routinglog import NONE, Examples
-from features.outputs import Floats, Ints, Outputs
+from offramp.cascades.files.datafolder import DataFolder, keep_back, read_folder
+from offramp.cascades.files.policy import Bound, Certificate
+from offramp.cascades.graph.routing import Routing
+from offramp.cascades.graph.topology import parse_topology, unroll
+from offramp.cascades.learning.fit import FitSettings
+from offramp.cascades.learning.points import cheapest_within, fit_points
+from offramp.eval.guarantees.reference import Subject, confidences, path_names, reference_of
+from offramp.eval.monitoring.drift import Watch
+from offramp.eval.monitoring.monitors import Alarm
+from offramp.eval.monitoring.routinglog import NONE, Examples
+from offramp.features.outputs import Floats, Ints, Outputs
 
 MARGIN = 0.005
 KEPT = 0.5
@@ -149,7 +149,7 @@ class Bench:
 
     def certified(self, n: int, target: float, rng: np.random.Generator) -> tuple[World, Ints, Certificate]:
         """The world at the point that is certified on n of its examples, these, and the certificate."""
-        from eval.claims import Claim, certify_points, fixed_sequence
+        from offramp.eval.guarantees.claims import Claim, certify_points, fixed_sequence
 
         alone = self.routes.alone
         below = float("inf") if alone is None else float(alone[self.largest])

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import ceil, inf
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from cascades.settings import guard, parse
-from eval.claims import (
+from offramp.cascades.command.settings import guard, parse
+from offramp.eval.guarantees.claims import (
     LEAST_GROUP,
     Claim,
-    Levels,
-    Losses,
-    Walked,
-    certify_points,
-    examples_needed,
-    fixed_sequence,
-    risk_p,
-    sizes_of,
 )
-from features.errors import InputError
-from features.outputs import Floats
+from offramp.features.errors import InputError
 
 if TYPE_CHECKING:
-    from cascades.deployment import Attempt, Certificate, Deployment, Expected, Target
-    from cascades.points import Fitted, Mixture
-    from cascades.routing import Routing
-    from features.outputs import Outputs
+    from offramp.cascades.files.policy import Attempt, Deployment
+    from offramp.cascades.learning.targets import Target
+    from offramp.features.outputs import Outputs
+from offramp.eval.guarantees.certificate import Aim, certify, recorded, tried
+
+if TYPE_CHECKING:
+    from offramp.eval.guarantees.certificate import Done
 
 RISKS = ("increase", "error")
 
@@ -41,10 +33,6 @@ LEAST_DELTA = 1e-6
 NAMED = 10
 """Groups that a message names at most."""
 
-BELOW = (0.6, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.04)
-"""How far below a budget the points are expected to cost that are tested for it, one after another. The mean cost of a
-few thousand examples is known to some percent, or to some tens of percent where few of them go to a dear stage; more
-steps would widen what can be said of the risk."""
 
 NONE_CERTIFIED = 1
 """Exit code where nothing can be certified; the policy file then holds the attempt, and is otherwise as it was."""
@@ -100,9 +88,9 @@ def run(settings: Settings) -> int:
     """Read the policy and the examples, test, print, write; the exit code says whether anything was certified."""
     if not LEAST_DELTA <= settings.delta < 1:
         raise InputError(f"a number between 0 and 1, {LEAST_DELTA:g} at least", str(settings.delta), "--delta")
-    from cascades.deployment import read_deployment, write_deployment
-    from eval.files import writable
-    from eval.untouched import certification_examples, groups_of
+    from offramp.cascades.files.policy import read_deployment, write_deployment
+    from offramp.eval.guarantees.holdout import certification_examples, groups_of
+    from offramp.eval.report.files import writable
 
     deployment = read_deployment(settings.policy)
     where = settings.out or settings.policy
@@ -118,7 +106,7 @@ def run(settings: Settings) -> int:
         notes += recorded(deployment, attempts, settings.policy)
         _print([none_text(done, deployment, aim, settings.delta), *notes])
         return NONE_CERTIFIED
-    from eval.reference import reference_of
+    from offramp.eval.guarantees.reference import reference_of
 
     certified = replace(
         deployment,
@@ -137,16 +125,6 @@ def run(settings: Settings) -> int:
 
 
 # --- what is asked for
-
-
-@dataclass(frozen=True)
-class Aim:
-    """The ``claims`` to test, or to prove as far as they can be, and of which points: ``walk`` "risk" seeks the
-    cheapest that keeps to all claims, "cost" the dearest that keeps to the ``budget``; "" judges the policy's own."""
-
-    claims: tuple[Claim, ...]
-    walk: str = ""
-    budget: float | None = None
 
 
 def aim_of(settings: Settings, target: Target) -> Aim:
@@ -180,8 +158,8 @@ def attempt_of(
     deployment: Deployment, outputs: Outputs, aim: Aim, settings: Settings, done: Done, group: Any = None
 ) -> Attempt:
     """What is tried now, and what came of it, for the record; the same try makes the same record."""
-    from cascades.deployment import Attempt, policies_digest
-    from cascades.points import digest_of
+    from offramp.cascades.files.policy import Attempt, policies_digest
+    from offramp.cascades.learning.points import digest_of
 
     asked = [
         f"the least {claim.risk}" if claim.most is None else f"{claim.risk} at most {claim.most:.12g}"
@@ -212,252 +190,14 @@ def _groups_digest(outputs: Outputs, group: Any) -> str:
     return sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def tried(attempts: Sequence[Attempt], now: Attempt) -> list[str]:
-    """A warning where more than what is tried ``now`` was tried on the same examples."""
-    same = [attempt for attempt in attempts if attempt.digest == now.digest]
-    if len(same) == 1:
-        return []
-    sum_ = min(sum(attempt.delta for attempt in same), 1.0)
-    return [
-        f"{len(same)} attempts were made on these very examples, counting this one. Of the best of them say no more "
-        f"than that it is wrong with a probability of at most {100 * sum_:g} %."
-    ]
-
-
-def recorded(deployment: Deployment, attempts: tuple[Attempt, ...], path: Path) -> list[str]:
-    """Put the attempts down in the policy file, or say why that can't be."""
-    from cascades.deployment import write_deployment
-
-    if attempts == deployment.attempts:
-        return []
-    try:
-        write_deployment(replace(deployment, attempts=attempts), path)
-    except InputError as error:
-        return [f"This attempt could not be put down in {path} ({error.found}): it counts nonetheless."]
-    return []
-
-
 # --- a deployment certified
-
-
-@dataclass(frozen=True)
-class Done:
-    """What came of certifying: the ``point`` of ``fitted`` with its ``routing`` and its ``certificate`` (None: none).
-
-    ``expected`` goes with ``fitted``, to which a walk along the cost may have added mixtures. ``base`` (n,) is the
-    largest stage's loss; ``steps`` how many points could be gone; ``picked`` the mean cost of what would be picked
-    without a certificate. If there is none: how many examples would be ``needed``, and the mean risks, or cost, of the
-    first point, the ``best`` there is. ``within``: per claim the mean risk of each group; ``sizes`` of all groups.
-    """
-
-    point: int
-    certificate: Certificate | None
-    fitted: Fitted
-    expected: Expected
-    routing: Routing
-    base: Losses
-    steps: int
-    picked: float
-    needed: int | None = None
-    best: tuple[float, ...] = ()
-    within: tuple[Mapping[str, float], ...] = ()
-    sizes: Mapping[str, int] = field(default_factory=dict)
-
-
-class Points:
-    """The cascades of ``fitted`` on the examples of ``outputs``, and mixtures of them, each when it is asked for.
-
-    A mixture's coins are tossed anew for these examples (their digest is the seed), so that they are as good as
-    independent whatever the examples are called: the promise is about an example and its coin. Costs need no luck: the
-    mean over the coin is taken.
-    """
-
-    def __init__(self, fitted: Fitted, outputs: Outputs) -> None:
-        from cascades.points import digest_of
-        from cascades.routing import coins
-
-        self.plain = replace(fitted, mixtures=()).route(outputs)
-        self.coin = coins(range(len(outputs)), f"{fitted.coin} {digest_of(outputs)}")
-        self.fitted = fitted
-
-    def mixture(self, point: int) -> Mixture:
-        """What a point is a mixture of; of itself, most often."""
-        from cascades.points import Mixture
-
-        plain = len(self.plain)
-        return Mixture(point, point, 0.0) if point < plain else self.fitted.mixtures[point - plain]
-
-    def routing(self, m: Mixture) -> Routing:
-        """Where each example stops, and whether that was wrong."""
-        from cascades.routing import mixed
-
-        return self.plain[m.one] if m.share == 0 else mixed(self.plain[m.one], self.plain[m.other], m.share, self.coin)
-
-    def wrong(self, m: Mixture) -> Losses:
-        """(n,) the loss."""
-        return np.asarray(np.asarray(self.routing(m).wrong) != 0)
-
-    def cost(self, m: Mixture) -> Floats:
-        """(n,) what is spent, on average over the coin."""
-        one, other = self.plain[m.one].cost, self.plain[m.other].cost
-        return np.asarray(one if m.share == 0 else (1 - m.share) * one + m.share * other)
-
-
-def certify(deployment: Deployment, outputs: Outputs, aim: Aim, delta: float, group: Any = None) -> Done:
-    """Test the deployment's points, or its own, on ``outputs``, whose stages are the policy's.
-
-    The points that are tested are cheaper than the largest stage, where the risk is over that. Raises InputError where
-    no outcome whatever would do, and where no group is large enough.
-    """
-    from cascades.answers import LOSSES
-    from cascades.deployment import Bound, Certificate, largest, policies_digest
-    from cascades.outcomes import single_outcomes
-    from cascades.points import digest_of
-
-    fitted, expected = deployment.fitted, deployment.expected
-    routes = fitted.sweep.routes
-    sizes = {} if group is None else sizes_of(group)[1]
-    if sizes and max(sizes.values()) < LEAST_GROUP:
-        found = f"{len(sizes)} groups, the largest of {max(sizes.values())}"
-        raise InputError(f"a group of at least {LEAST_GROUP} examples", found, "--groups")
-    _refuse_too_few(len(outputs), aim, delta, group is not None)
-    top = largest(routes)
-    points = Points(fitted, outputs)
-    base = single_outcomes(outputs, LOSSES[fitted.sweep.loss], fitted.sweep.reader.calibration).wrong[:, top] != 0
-    alone = inf if routes.alone is None else float(routes.alone[top])
-    order, picked = sequence_of(deployment, aim, points, alone)
-    wrong, cost = [points.wrong(m) for m in order], [points.cost(m) for m in order]
-    span = float(routes.cost.min()), float(routes.cost.max())
-    tested = certify_points(wrong, cost, base, aim.claims, delta, span, group, aim.budget) if order else Walked((), 0)
-    spent = float(points.cost(picked).mean())
-    if not tested.passed:
-        there = points.routing(points.mixture(deployment.point))
-        none = Done(deployment.point, None, fitted, expected, there, base, len(order), spent, sizes=sizes)
-        return replace(none, **_what_would_do(wrong, cost, base, aim, Levels.of(delta, group is not None).risk))
-    chosen = order[tested.passed - 1]
-    fitted, expected, point = _with_point(fitted, expected, chosen)
-    kinds = [claim.risk for claim in aim.claims]
-    groups = tested.groups or ({},) * len(kinds)
-    bounds = map(Bound, kinds, tested.risk_bounds, tested.values, groups)
-    certificate = Certificate(
-        delta,
-        tuple(bounds),
-        tested.cost_bound,
-        tested.cost,
-        len(outputs),
-        digest_of(outputs),
-        method_of(aim, len(order)),
-        point,
-        policies_digest(fitted),
-    )
-    losses = wrong[tested.passed - 1].astype(float)
-    within = tuple(
-        {name: float((losses - (base if kind == "increase" else 0.0))[group == name].mean()) for name in of}
-        for kind, of in zip(kinds, groups, strict=True)
-    )
-    routing = points.routing(chosen)
-    return Done(point, certificate, fitted, expected, routing, base, len(order), spent, None, (), within, sizes)
-
-
-def method_of(aim: Aim, steps: int) -> str:
-    """How it is tested, in words."""
-    walked = f"fixed sequence of {steps} points by {aim.walk}" if aim.walk else "one point"
-    tests = {"increase": "exact unconditional test of paired losses", "error": "exact binomial tail"}
-    return f"Learn-then-Test, {walked}, {', '.join(tests[claim.risk] for claim in aim.claims)}; mean cost by betting"
-
-
-def sequence_of(deployment: Deployment, aim: Aim, points: Points, alone: float) -> tuple[list[Mixture], Mixture]:
-    """What is tested one after another, and what would be picked without a certificate.
-
-    From what is expected of the points on other examples. The largest stage costs ``alone``.
-    """
-    from cascades.points import cheapest_within
-
-    fitted, expected = deployment.fitted, deployment.expected
-    own = points.mixture(deployment.point)
-    if not aim.walk:
-        return [own], own
-    if aim.budget is not None:
-        return budget_sequence(fitted, expected, aim.budget), own
-    over = any(claim.risk == "increase" for claim in aim.claims)
-    most = min(
-        claim.most + (expected.reference if claim.risk == "increase" else 0.0)
-        for claim in aim.claims
-        if claim.most is not None
-    )
-    order = fixed_sequence(expected.cost, expected.error, most, alone if over else inf)
-    picked = cheapest_within(expected.cost, expected.error, most)
-    return [points.mixture(int(i)) for i in order], points.mixture(picked)
-
-
-def budget_sequence(fitted: Fitted, expected: Expected, budget: float) -> list[Mixture]:
-    """What is tested for a budget one after another: the cheapest point, and then closer and closer to it."""
-    from cascades.points import Mixture
-
-    plain = len(fitted.names) - len(fitted.mixtures)
-    cheapest = int(expected.cost[:plain].argmin())
-    found = [within_budget(fitted, expected, (1 - share) * budget) for share in BELOW]
-    first = [Mixture(cheapest, cheapest, 0.0)] if expected.cost[cheapest] <= budget else []
-    return list(dict.fromkeys([*first, *(m for m in found if m is not None)]))
-
-
-def within_budget(fitted: Fitted, expected: Expected, budget: float) -> Mixture | None:
-    """The most accurate mixture expected to cost at most so much; None if even the cheapest point costs more."""
-    from cascades.points import Mixture
-    from cascades.targets import Limit, best_pair
-
-    plain = len(fitted.names) - len(fitted.mixtures)
-    cost, error = expected.cost[:plain], expected.error[:plain]
-    found = best_pair(error, cost, [Limit("--budget", cost, budget)])
-    return None if found is None else Mixture(*found)
-
-
-def _with_point(fitted: Fitted, expected: Expected, m: Mixture) -> tuple[Fitted, Expected, int]:
-    """A mixture's number, put behind the others if it is not there."""
-    plain = len(fitted.names) - len(fitted.mixtures)
-    if m.share == 0:
-        return fitted, expected, m.one
-    if m in fitted.mixtures:
-        return fitted, expected, plain + fitted.mixtures.index(m)
-    cost, error = ((1 - m.share) * x[m.one] + m.share * x[m.other] for x in (expected.cost, expected.error))
-    more = replace(expected, cost=np.append(expected.cost, cost), error=np.append(expected.error, error))
-    return replace(fitted, mixtures=(*fitted.mixtures, m)), more, len(fitted.names)
-
-
-def _refuse_too_few(n: int, aim: Aim, delta: float, grouped: bool) -> None:
-    """Raises InputError where not even a point that was never wrong would be certified."""
-    level = Levels.of(delta, grouped).risk
-    none = np.zeros(n, bool)
-    for claim in aim.claims:
-        if claim.most is None or claim.risk != "error" or risk_p(none, None, claim.most, level) <= level:
-            continue
-        needed = examples_needed(none, None, claim.most, level)
-        expected = f"at least {needed:,} examples" if needed else "more than a million examples"
-        raise InputError(f"{expected}, to certify an error of {claim.most:g} at delta {delta:g}", f"{n:,}", "--delta")
-
-
-def _what_would_do(
-    wrong: Sequence[Losses], cost: Sequence[Floats], base: Losses, aim: Aim, level: float
-) -> dict[str, Any]:
-    """How many examples would do for the first point, at which the walk stopped, and its risks, or cost, here."""
-    if not wrong:
-        return {}
-    if aim.budget is not None:
-        return {"best": (float(cost[0].mean()),)}
-    best, needed = [], []
-    for claim in aim.claims:
-        over = base if claim.risk == "increase" else None
-        best.append(float(wrong[0].mean(dtype=float)) - (0.0 if over is None else float(over.mean(dtype=float))))
-        needed.append(examples_needed(wrong[0], over, claim.most or 0.0, level))
-    known = [one for one in needed if one is not None]
-    return {"best": tuple(best), "needed": max(known) if len(known) == len(needed) else None}
 
 
 # --- what is printed
 
 
 def _promise(claim: Claim, told: str, stage: str) -> str:
-    from cascades.deployment import with_article
+    from offramp.cascades.files.policy import with_article
 
     if claim.risk == "increase":
         return f"{with_article(told)} at most {100 * (claim.most or 0.0):g} points over {stage}'s"
@@ -466,7 +206,7 @@ def _promise(claim: Claim, told: str, stage: str) -> str:
 
 def none_text(done: Done, deployment: Deployment, aim: Aim, delta: float) -> str:
     """Why nothing was certified, and what would help."""
-    from eval.table import number
+    from offramp.eval.report.table import number
 
     n, stage, told = len(done.base), _largest_name(deployment), _told(deployment)
     if aim.budget is not None:
@@ -492,7 +232,7 @@ def none_text(done: Done, deployment: Deployment, aim: Aim, delta: float) -> str
 
 def show(deployment: Deployment, done: Done, aim: Aim, origin: str, notes: Sequence[str]) -> None:
     """Print what the certified point costs and risks, what certainty cost, and where the file is."""
-    from eval.table import number, plain_table
+    from offramp.eval.report.table import number, plain_table
 
     certificate = deployment.certificate
     assert certificate is not None
@@ -548,7 +288,7 @@ def _points(value: float, bound: float, sign: str) -> tuple[str, str]:
 
 
 def _largest_name(deployment: Deployment) -> str:
-    from cascades.deployment import largest
+    from offramp.cascades.graph.routing import largest
 
     routes = deployment.fitted.sweep.routes
     return routes.stages[largest(routes)]
@@ -556,7 +296,7 @@ def _largest_name(deployment: Deployment) -> str:
 
 def _alone(deployment: Deployment) -> float:
     """What the largest stage costs by itself, or else the dearest path."""
-    from cascades.deployment import largest
+    from offramp.cascades.graph.routing import largest
 
     routes = deployment.fitted.sweep.routes
     return float(routes.cost.max() if routes.alone is None else routes.alone[largest(routes)])
@@ -564,7 +304,7 @@ def _alone(deployment: Deployment) -> float:
 
 def _told(deployment: Deployment) -> str:
     """What the policies' mean loss is called."""
-    from cascades.answers import LOSSES
+    from offramp.cascades.learning.answers import LOSSES
 
     return LOSSES[deployment.fitted.sweep.loss].told
 
@@ -574,7 +314,7 @@ def _print(lines: Sequence[Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from eval.table import WIDTH
+    from offramp.eval.report.table import WIDTH
 
     if sys.stdout is None:  # closed before the program began
         return

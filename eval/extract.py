@@ -16,17 +16,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cascades.settings import guard, parse
-from features.errors import InputError
-from features.outputs import PARTS
+from offramp.cascades.command.settings import guard, parse
+from offramp.features.errors import InputError
+from offramp.features.outputs import PARTS
 
 if TYPE_CHECKING:
     import torch
 
-    from cascades.costs import StageCost
-    from cascades.extraction import Extracted, Job
-    from cascades.images import Images
-    from cascades.zoo import StageModel
+    from offramp.cascades.graph.costs import StageCost
+    from offramp.cascades.images.images import Images
+    from offramp.cascades.measuring.extraction import Extracted, Job
+    from offramp.cascades.models.zoo import StageModel
 
 COSTS = "costs.json"
 LEFT = re.compile(
@@ -100,8 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(settings: Settings) -> None:
     """Decode, compute, write the data folder, print the accuracies; what an earlier run computed is not done again."""
-    from cascades.images import open_images, rows_of
-    from eval.files import writable
+    from offramp.cascades.images.sources import open_images, rows_of
+    from offramp.eval.report.files import writable
 
     names = _Names(settings.part)
     folder = writable(settings.out, "--out", (names.outputs, names.report, names.broken, COSTS)).path
@@ -112,9 +112,9 @@ def run(settings: Settings) -> None:
         whole = open_images(settings.images)
         rows = rows_of(settings.rows, len(whole))
         bar("loading the models", 0, None)
-        from cascades.extraction import Job, Progress
-        from cascades.probing import pick_device
-        from cascades.zoo import load_cascade
+        from offramp.cascades.measuring.extraction import Job, Progress
+        from offramp.cascades.models.probing import pick_device
+        from offramp.cascades.models.zoo import load_cascade
 
         device = pick_device(settings.device)
         stages = load_cascade(settings.models, settings.weights)
@@ -178,8 +178,8 @@ def _extract(
     bar: Bar,
     called: Sequence[str],
 ) -> tuple[str, Extracted]:
-    from cascades.extraction import arrays_of, assemble, extract, json_text, write_surely
-    from cascades.zoo import short_name
+    from offramp.cascades.measuring.extraction import arrays_of, assemble, extract, json_text, write_surely
+    from offramp.cascades.models.zoo import short_name
 
     n, start = len(job.images), time.monotonic()
     before = done = min(progress.begin(manifest, arrays_of(job)) * job.batch, n)
@@ -256,7 +256,7 @@ def described(job: Job) -> dict[str, Any]:
 
 def _numbered(images: Images, called: Sequence[str], classes: Sequence[str]) -> Images:
     """The images with labels that index the models' ``classes``."""
-    from cascades.extraction import renamed
+    from offramp.cascades.measuring.extraction import renamed
 
     if called:
         images = renamed(images, called)
@@ -271,7 +271,7 @@ def _numbered(images: Images, called: Sequence[str], classes: Sequence[str]) -> 
 
 
 def _refuse_mixed_parts(folder: Path, names: _Names) -> None:
-    """Named parts and an unnamed one don't go together, as ``cascades.folder`` has it."""
+    """Named parts and an unnamed one don't go together, as ``cascades.files.datafolder`` has it."""
     for part in PARTS if names.part is None else (None,):
         for there in (_Names(part).outputs, _Names(part).progress):
             if (folder / there).exists():
@@ -287,7 +287,7 @@ def _refuse_taken_names(stages: Sequence[StageModel]) -> None:
 
 def _refuse_other_parts(folder: Path, names: _Names, manifest: Mapping[str, Any]) -> None:
     """All parts come from the same networks, or a rule fitted on one could not be used on another."""
-    from cascades.extraction import AFRESH, MANIFEST, read_json, refuse_others
+    from offramp.cascades.measuring.extraction import AFRESH, MANIFEST, read_json, refuse_others
 
     for part in PARTS:
         if part == names.part:
@@ -306,7 +306,7 @@ def _refuse_other_parts(folder: Path, names: _Names, manifest: Mapping[str, Any]
 
 def _report(path: Path, where: str) -> dict[str, Any]:
     """What an earlier run said at its end. Raises InputError, about ``where``, if it can't have said that."""
-    from cascades.extraction import read_json
+    from offramp.cascades.measuring.extraction import read_json
 
     report = read_json(path, where)
     for key, kind in {"manifest": dict, "images": int, "skipped": list, "error": dict}.items():
@@ -321,7 +321,7 @@ def _report(path: Path, where: str) -> dict[str, Any]:
 
 def _ended(folder: Path, names: _Names, job: Job, manifest: Mapping[str, Any]) -> Extracted | None:
     """What an earlier run of the same kind said at its end; None if there was none."""
-    from cascades.extraction import AFRESH, Extracted, refuse_others
+    from offramp.cascades.measuring.extraction import AFRESH, Extracted, refuse_others
 
     outputs, path = folder / names.outputs, folder / names.report
     where = f"{outputs} {AFRESH}"
@@ -401,7 +401,7 @@ def _alive(process: int) -> bool:
 
 def _write_costs(folder: Path, stages: Sequence[StageModel]) -> None:
     """Multiply-adds as costs; measured ones of the same stages stay."""
-    from cascades.costs import Costs, read_costs, write_costs
+    from offramp.cascades.graph.costs import Costs, read_costs, write_costs
 
     names, path = [stage.name for stage in stages], folder / COSTS
     if path.exists():
@@ -420,8 +420,8 @@ def _write_costs(folder: Path, stages: Sequence[StageModel]) -> None:
 
 def counted_cost(stage: StageModel) -> StageCost:
     """Millions of multiply-adds of one image; of an exit for its head, and its trunk from the exit before."""
-    from cascades.costs import StageCost
-    from cascades.probing import multiply_adds
+    from offramp.cascades.graph.costs import StageCost
+    from offramp.cascades.models.probing import multiply_adds
 
     if stage.place is None:
         return StageCost(stage.name, multiply_adds(stage.module, _shape(stage)) / 1e6, 0.0)

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cascades.settings import guard, parse
-from features.errors import InputError
+from offramp.cascades.command.settings import guard, parse
+from offramp.features.errors import InputError
 
 if TYPE_CHECKING:
-    from cascades.fit import FitSettings
-    from cascades.folder import DataFolder
-    from cascades.points import Fitted, Step
-    from cascades.routing import OperatingPoint, Routes
+    from offramp.cascades.files.datafolder import DataFolder
+    from offramp.cascades.graph.routing import OperatingPoint, Routes
+    from offramp.cascades.learning.fit import FitSettings
+    from offramp.cascades.learning.points import Fitted, Step
 
 FILES = ("frontier.csv", "frontier.png", "policies.json", "summary.json")
 LEAST_EXAMPLES = 50
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(settings: Settings) -> None:
     """Read, fit, route, compare, write the files, print the tables."""
-    from eval.files import writable
+    from offramp.eval.report.files import writable
 
     folder = writable(settings.out, "--out", FILES)
     with _steps() as step:
@@ -95,11 +95,11 @@ def run(settings: Settings) -> None:
         step("reading the outputs", total=OTHER_STEPS + sum(map(bool, routes.children)))
         chosen, tested, fitted = operating_points(settings, data, routes, step)
         step("comparing")
-        from cascades.points import policies_to_plain
-        from eval.files import csv_bytes, frontier_frame, json_bytes, png_bytes
-        from eval.intervals import Bootstrap
-        from eval.picture import frontier_picture
-        from eval.summary import summarise
+        from offramp.cascades.files.policies import policies_to_plain
+        from offramp.eval.report.files import csv_bytes, frontier_frame, json_bytes, png_bytes
+        from offramp.eval.report.intervals import Bootstrap
+        from offramp.eval.report.picture import frontier_picture
+        from offramp.eval.report.summary import summarise
 
         how = Bootstrap(seed=settings.seed)
         summary = summarise(chosen, tested, how=how)
@@ -109,14 +109,14 @@ def run(settings: Settings) -> None:
         picture = frontier_picture(frame, routes.unit, examples, summary["verdict"]["text"])
         contents = (csv_bytes(frame), png_bytes(picture), json_bytes(policies_to_plain(fitted)), json_bytes(summary))
         written = folder.write_all(dict(zip(FILES, contents, strict=True)))
-    from eval.table import show
+    from offramp.eval.report.table import show
 
     show(summary, written)
 
 
 def _load(settings: Settings) -> tuple[DataFolder, Routes]:
-    from cascades.folder import read_folder
-    from cascades.topology import parse_topology, unroll
+    from offramp.cascades.files.datafolder import read_folder
+    from offramp.cascades.graph.topology import parse_topology, unroll
 
     data = read_folder(settings.data, settings.seed)
     topology = parse_topology(settings.topology, tuple(data.costs.stages))
@@ -139,10 +139,10 @@ def operating_points(
     """
     import numpy as np
 
-    from cascades.answers import LOSSES
-    from cascades.outcomes import single_outcomes
-    from cascades.points import fit_points, silent
-    from oracles import ORACLES
+    from offramp.cascades.learning.answers import LOSSES
+    from offramp.cascades.learning.outcomes import single_outcomes
+    from offramp.cascades.learning.points import fit_points, silent
+    from offramp.oracles import ORACLES
 
     step = step or silent
     parts = {name: outputs.of(routes.stages) for name, outputs in data.parts.items()}
@@ -160,10 +160,10 @@ def operating_points(
 
 def fit_settings(settings: Settings) -> FitSettings:
     """How the command's cascades are fitted."""
-    from cascades.answers import LOSSES
-    from cascades.fit import FitSettings
-    from features.evidence import EvidenceSettings
-    from features.glance import TOP
+    from offramp.cascades.learning.answers import LOSSES
+    from offramp.cascades.learning.fit import FitSettings
+    from offramp.features.confidence import TOP
+    from offramp.features.evidence import EvidenceSettings
 
     ranks = max(TOP, LOSSES[settings.loss].ranks)
     evidence = EvidenceSettings(

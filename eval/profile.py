@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cascades.settings import guard, parse
-from features.errors import InputError
+from offramp.cascades.command.settings import guard, parse
+from offramp.features.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from rich.table import Table
     from torch import Tensor
 
-    from cascades.costs import StageCost
-    from cascades.images import Images
-    from cascades.preprocessing import Preprocessing
-    from cascades.profiling import Line, Overheads, Profile, Step
-    from cascades.zoo import StageModel
+    from offramp.cascades.graph.costs import StageCost
+    from offramp.cascades.images.images import Images
+    from offramp.cascades.measuring.latency import Line, Overheads, Profile, Step
+    from offramp.cascades.models.preprocessing import Preprocessing
+    from offramp.cascades.models.zoo import StageModel
 
 FILES = ("profile.csv", "profile.json", "latency.png")
 COSTS = "costs.json"
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(settings: Settings) -> None:
     """Load, measure, write the files, print the tables."""
-    from eval.files import csv_bytes, json_bytes, png_bytes, writable
+    from offramp.eval.report.files import csv_bytes, json_bytes, png_bytes, writable
 
     batches = tuple(sorted(set(settings.batches)))
     quoted = settings.batch_cost or batches[-1]
@@ -116,17 +116,17 @@ def run(settings: Settings) -> None:
         step("loading torch", 0)
         import torch
 
-        from cascades.costs import Costs, write_costs
-        from cascades.probing import pick_device
-        from cascades.profiling import NETWORK, Bench, fit_lines, profile_stages
-        from cascades.zoo import load_cascade
+        from offramp.cascades.graph.costs import Costs, write_costs
+        from offramp.cascades.measuring.latency import NETWORK, Bench, fit_lines, profile_stages
+        from offramp.cascades.models.probing import pick_device
+        from offramp.cascades.models.zoo import load_cascade
 
         device = pick_device(settings.device)
         if settings.threads:
             torch.set_num_threads(settings.threads)
         images = None
         if settings.data is not None:
-            from cascades.images import open_images
+            from offramp.cascades.images.sources import open_images
 
             images = open_images(settings.data)
         step("loading the models", 0)
@@ -159,8 +159,8 @@ def run(settings: Settings) -> None:
 
 def stage_cost(model: StageModel, found: Profile, quoted: int) -> StageCost:
     """What a stage costs, ms an image at batch ``quoted``; an exit pays its head, and its trunk if nobody has."""
-    from cascades.costs import StageCost
-    from cascades.profiling import NETWORK, Cell
+    from offramp.cascades.graph.costs import StageCost
+    from offramp.cascades.measuring.latency import NETWORK, Cell
 
     def cost(what: str) -> float:
         cell = Cell(model.name, what, quoted)
@@ -173,7 +173,7 @@ def stage_cost(model: StageModel, found: Profile, quoted: int) -> StageCost:
 
 def refuse_other_stages(folder: Path, models: Sequence[StageModel]) -> None:
     """Raises InputError for a data folder of other stages: without its costs it could not be read any more."""
-    from cascades.costs import read_costs
+    from offramp.cascades.graph.costs import read_costs
 
     path = folder / COSTS
     if not path.is_file() or not any(folder.glob("*outputs.npz")):
@@ -191,7 +191,7 @@ def overheads(models: Sequence[StageModel], device: torch.device) -> Mapping[str
     import numpy as np
     import torch
 
-    from cascades.live import typical_policy
+    from offramp.cascades.runtime.decide import typical_policy
 
     on_device, classes = device.type != "cpu", len(models[0].classes)
     decide = typical_policy(len(models), classes, on_device)
@@ -247,7 +247,7 @@ def pixels_of(models: Sequence[StageModel], n: int, images: Images | None, seed:
 
 def whole_crops(images: Images, how: Preprocessing, n: int) -> list[NDArray[np.uint8]]:
     """The first ``n`` images that are whole, cropped; fewer if there are not as many. Raises InputError if none is."""
-    from cascades.images import BrokenImage
+    from offramp.cascades.images.files import BrokenImage
 
     found: list[NDArray[np.uint8]] = []
     for i in range(len(images)):
@@ -264,7 +264,7 @@ def whole_crops(images: Images, how: Preprocessing, n: int) -> list[NDArray[np.u
 
 def _multiply_adds(model: StageModel, pixels: Tensor) -> int | None:
     """Of one image; None if the model does something that can't be counted."""
-    from cascades.probing import multiply_adds
+    from offramp.cascades.models.probing import multiply_adds
 
     _, height, width, channels = pixels.shape
     try:
@@ -280,7 +280,7 @@ def _about(settings: Settings, device: torch.device) -> dict[str, Any]:
 
     import torch
 
-    from cascades.profiling import device_name
+    from offramp.cascades.measuring.latency import device_name
 
     versions = {"python": platform.python_version()}
     for name in ("torch", "torchvision", "timm"):
@@ -311,7 +311,7 @@ def profile_frame(found: Profile, models: Sequence[StageModel], work: Mapping[st
     """One row a cell, with the columns of ``COLUMNS``; ``work``: multiply-adds of one image."""
     import pandas as pd
 
-    from cascades.profiling import NETWORK
+    from offramp.cascades.measuring.latency import NETWORK
 
     parameters = {model.name: model.parameters for model in models}
     rows = []
@@ -333,7 +333,7 @@ def described(
     found: Profile, models: Sequence[StageModel], lines: Mapping[tuple[str, str], Line], quoted: int
 ) -> dict[str, Any]:
     """The part of profile.json that no table holds: what the rows mean, the stages, the lines."""
-    from cascades.profiling import BLOCKS, LEVEL, UNSEEN, WHAT
+    from offramp.cascades.measuring.latency import BLOCKS, LEVEL, UNSEEN, WHAT
 
     return {
         "unit": "ms per batch",
@@ -390,7 +390,7 @@ def latency_picture(frame: pd.DataFrame, lines: Mapping[str, Line], title: str) 
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
-    from cascades.profiling import NETWORK
+    from offramp.cascades.measuring.latency import NETWORK
 
     figure = Figure(figsize=INCHES, layout="constrained")
     axes = figure.add_subplot()
@@ -448,7 +448,7 @@ def show(frame: pd.DataFrame, lines: Mapping[str, Line], title: str, quoted: int
 
 
 def _median_table(frame: pd.DataFrame) -> Table:
-    from cascades.profiling import NETWORK
+    from offramp.cascades.measuring.latency import NETWORK
 
     table = _table()
     whole = frame[frame["what"] == NETWORK]
@@ -464,7 +464,7 @@ def _median_table(frame: pd.DataFrame) -> Table:
 
 def _beside_table(frame: pd.DataFrame, quoted: int) -> Table:
     """The small things around each network, and which share of the network's own time they are."""
-    from cascades.profiling import NETWORK
+    from offramp.cascades.measuring.latency import NETWORK
 
     rows = frame[frame["batch"] == quoted]
     whole = {row["stage"]: row["ms_median"] for row in _records(rows[rows["what"] == NETWORK])}
@@ -501,19 +501,19 @@ def _table() -> Table:
 
 
 def _spread(value: float, low: float, high: float) -> str:
-    from eval.table import number
+    from offramp.eval.report.table import number
 
     return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
 def _share(part: float, whole: float) -> str:
-    from eval.table import number
+    from offramp.eval.report.table import number
 
     return f"{number(part)} ({part / whole:.1%})" if whole else number(part)
 
 
 def _give_or_take(value: float, error: float | None) -> str:
-    from eval.table import number
+    from offramp.eval.report.table import number
 
     return f"{number(value)} \N{PLUS-MINUS SIGN} {number(error)}"
 
@@ -523,7 +523,7 @@ def _say(things: Sequence[Table | str]) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from eval.table import WIDTH
+    from offramp.eval.report.table import WIDTH
 
     stream = sys.stdout
     if stream is None:  # closed before the program began

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cascades.settings import INTERRUPTED, guard, parse
-from eval.task import Settings, Task, read_task
+from offramp.cascades.command.settings import INTERRUPTED, guard, parse
+from offramp.eval.tuning.task import Settings, Task, read_task
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from eval.choose import Result
+    from offramp.eval.tuning.choose import Result
 
 ENDS = ("value", "low", "high")
 
@@ -26,12 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(settings: Settings) -> int:
     """Solve for the plain frontier's policy, search, choose, measure once on the test part, write, print."""
-    from cascades.deployment import read_deployment
-    from eval.choose import conclude
-    from eval.files import writable
-    from eval.search import Searched, search
-    from eval.solved import solved
-    from eval.tunefiles import FILES, files_of, standing
+    from offramp.cascades.files.policy import read_deployment
+    from offramp.eval.report.files import writable
+    from offramp.eval.tuning.choose import conclude
+    from offramp.eval.tuning.files import FILES, files_of, standing
+    from offramp.eval.tuning.search import Searched, search
+    from offramp.eval.tuning.solve import solved
 
     folder = writable(settings.out, "--out", FILES)
     task = read_task(settings)
@@ -58,7 +58,7 @@ def run(settings: Settings) -> int:
 
 def show(task: Task, result: Result, written: Sequence[Path]) -> None:
     """Prints the table, the verdict and where the files are."""
-    from cascades.deployment import in_words
+    from offramp.cascades.files.policy import in_words
 
     say(f"Wanted: {in_words(task.target, task.routes.unit, task.plain.loss)}.")
     told = f"Expected: held out, of {len(task.learnt):,} examples to learn from"
@@ -66,7 +66,7 @@ def show(task: Task, result: Result, written: Sequence[Path]) -> None:
     say(f"{told}.")
     say(table_of(task, result))
     if result.searched.trials:
-        from eval.search import ended
+        from offramp.eval.tuning.search import ended
 
         states = [trial.state.name.lower() for trial in ended(task, result.searched.trials)]
         names = {"complete": "complete", "pruned": "pruned", "fail": "failed"}
@@ -82,7 +82,7 @@ def say(what: str | Table) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from eval.table import WIDTH
+    from offramp.eval.report.table import WIDTH
 
     if sys.stdout is None:  # closed before the program began
         return
@@ -96,7 +96,7 @@ def say(what: str | Table) -> None:
 
 def table_of(task: Task, result: Result) -> Table:
     """Plain and tuned: what they cost and how often they err, held out and on the test part."""
-    from eval.table import number, plain_table
+    from offramp.eval.report.table import number, plain_table
 
     table = plain_table("")
     table.add_column("")

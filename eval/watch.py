@@ -14,14 +14,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from cascades.settings import guard, parse
-from features.errors import InputError
+from offramp.cascades.command.settings import guard, parse
+from offramp.features.errors import InputError
 
 if TYPE_CHECKING:
-    from eval.drift import Watch
-    from eval.monitors import Alarm
-    from eval.reference import Subject
-    from eval.routinglog import Examples, Log
+    from offramp.eval.guarantees.reference import Subject
+    from offramp.eval.monitoring.drift import Watch
+    from offramp.eval.monitoring.monitors import Alarm
+    from offramp.eval.monitoring.routinglog import Examples, Log
 
 ALARM = 3
 """Exit code where there was an alarm; 0 where there was none, 2 for bad input, 1 and 130 as everywhere."""
@@ -80,11 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def watch(settings: Settings) -> int:
     """Read the log to its end, or for ever, and return the exit code."""
-    from cascades.deployment import read_deployment
-    from eval.drift import Watch
-    from eval.files import writable
-    from eval.reference import subject_of
-    from eval.routinglog import Log, read_log
+    from offramp.cascades.files.policy import read_deployment
+    from offramp.eval.guarantees.reference import subject_of
+    from offramp.eval.monitoring.drift import Watch
+    from offramp.eval.monitoring.routinglog import Log, read_log
+    from offramp.eval.report.files import writable
 
     for flag in ("json", "prometheus", "state"):
         path: Path | None = getattr(settings, flag)
@@ -130,7 +130,7 @@ class Source:
 
     def begin(self) -> Any:
         """What ``read_log`` reads: the path of a parquet file, else the lines from here on."""
-        from eval.routinglog import Lines
+        from offramp.eval.monitoring.routinglog import Lines
 
         if self.parquet:
             return self.path
@@ -167,7 +167,7 @@ class Source:
             return sha256(head + file.read(min(HEAD, offset))).hexdigest()
 
     def _read(self) -> Iterator[bytes | None]:
-        from eval.routinglog import CHUNK
+        from offramp.eval.monitoring.routinglog import CHUNK
 
         while True:
             with self.path.open("rb") as file:
@@ -208,7 +208,7 @@ class Source:
         return (here.st_ino, here.st_dev) != (there.st_ino, there.st_dev) or there.st_size < at
 
     def _piped(self) -> Iterator[bytes | None]:
-        from eval.routinglog import CHUNK
+        from offramp.eval.monitoring.routinglog import CHUNK
 
         last = time.monotonic()
         while True:
@@ -247,7 +247,7 @@ class Session:
             self._take_up(settings.state)
 
     def _take_up(self, path: Path) -> None:
-        from cascades.plain import read_json
+        from offramp.cascades.files.codec import read_json
 
         found = read_json(path, "a state that --state wrote")
         try:
@@ -291,7 +291,7 @@ class Session:
 
     def save(self) -> None:
         """Save what a restart needs, and the metrics."""
-        from features.writing import replacing
+        from offramp.features.store.atomic import replacing
 
         self.saved = self.watch.lines
         if self.settings.state is not None:
@@ -320,7 +320,7 @@ class Session:
             say(f"No alarm. (False alarms, however long it is watched: {100 * self.watch.alpha:g} % at most.)")
 
     def _report(self) -> None:
-        from features.writing import replacing
+        from offramp.features.store.atomic import replacing
 
         if self.settings.json is not None:
             with replacing(self.settings.json) as temporary:

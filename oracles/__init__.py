@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cascades.outcomes import Outcomes
-from cascades.routing import OperatingPoint, Routes
-from features.outputs import Floats
-from oracles.entropy import entropy
-from oracles.hard import hard_oracle
-from oracles.joint import joint
-from oracles.myopic import myopic
-from oracles.single import single
-from oracles.soft import soft_oracle
-from oracles.threshold import threshold
-from oracles.uniform import uniform
+from offramp.cascades.graph.routing import OperatingPoint, Routes
+from offramp.cascades.learning.outcomes import Outcomes
+from offramp.features.outputs import Floats
+from offramp.oracles.entropy import entropy
+from offramp.oracles.hard import hard_oracle
+from offramp.oracles.joint import joint
+from offramp.oracles.myopic import myopic
+from offramp.oracles.single import single
+from offramp.oracles.soft import soft_oracle
+from offramp.oracles.threshold import threshold
+from offramp.oracles.uniform import uniform
 
 Oracle = Callable[[Outcomes, Outcomes, Routes, Floats], list[OperatingPoint]]
 """(fit, examples, routes, prices (p,)) → operating points on ``examples``. The columns of both outcomes stand in the

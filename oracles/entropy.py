@@ -6,12 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from cascades.chains import Cuts, Path, chain_points, ends_along, full_chain, joint_thresholds
-from cascades.outcomes import Outcomes
-from cascades.routing import OperatingPoint, Routes
-from features.outputs import Floats
-from oracles.threshold import best_cuts
-from policies.entropy import best_pair
+from offramp.cascades.graph.routing import OperatingPoint, Routes
+from offramp.cascades.learning.chains import Cuts, Path, chain_points, ends_along, full_chain, joint_thresholds
+from offramp.cascades.learning.outcomes import Outcomes
+from offramp.features.outputs import Floats
+from offramp.policies.cuts import best_cuts, best_pair
 
 PAIR_ROWS = 20_000
 """Examples that a pair of thresholds is tuned on at most, drawn at random."""

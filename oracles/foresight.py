@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cascades.outcomes import Outcomes
-from cascades.routing import OperatingPoint, Routes, Routing
-from features.outputs import Floats, Ints
+from offramp.cascades.graph.routing import OperatingPoint, Routes, Routing
+from offramp.cascades.learning.outcomes import Outcomes
+from offramp.features.outputs import Floats, Ints
 
 Penalty = Callable[[Floats], Floats]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cascades.outcomes import Outcomes
-from cascades.routing import OperatingPoint, Routes
-from features.outputs import Floats
-from oracles.foresight import foresee
+from offramp.cascades.graph.routing import OperatingPoint, Routes
+from offramp.cascades.learning.outcomes import Outcomes
+from offramp.features.outputs import Floats
+from offramp.oracles.foresight import foresee
 
 
 def hard_oracle(fit: Outcomes, examples: Outcomes, routes: Routes, prices: Floats) -> list[OperatingPoint]:  # noqa: ARG001

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from cascades.chains import chain_points, joint_thresholds
-from cascades.outcomes import Outcomes
-from cascades.routing import OperatingPoint, Routes
-from features.outputs import Floats
+from offramp.cascades.graph.routing import OperatingPoint, Routes
+from offramp.cascades.learning.chains import chain_points, joint_thresholds
+from offramp.cascades.learning.outcomes import Outcomes
+from offramp.features.outputs import Floats
 
 BUDGETS = 400
 """Tried between the cheapest and the dearest path, by equal ratios: steps of under one percent for most cascades."""

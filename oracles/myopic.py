@@ -6,11 +6,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from cascades.chains import chain_points, full_chain
-from cascades.outcomes import Outcomes
-from cascades.routing import OperatingPoint, Routes
-from features.outputs import Floats
-from oracles.threshold import best_cuts
+from offramp.cascades.graph.routing import OperatingPoint, Routes
+from offramp.cascades.learning.chains import chain_points, full_chain
+from offramp.cascades.learning.outcomes import Outcomes
+from offramp.features.outputs import Floats
+from offramp.policies.cuts import best_cuts
 
 
 def myopic(fit: Outcomes, examples: Outcomes, routes: Routes, prices: Floats) -> list[OperatingPoint]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from cascades.outcomes import Outcomes
-from cascades.routing import OperatingPoint, Routes
-from features.outputs import Floats
+from offramp.cascades.graph.routing import OperatingPoint, Routes
+from offramp.cascades.learning.outcomes import Outcomes
+from offramp.features.outputs import Floats
 
 
 def single(fit: Outcomes, examples: Outcomes, routes: Routes, prices: Floats) -> list[OperatingPoint]:  # noqa: ARG001

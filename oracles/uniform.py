@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from cascades.chains import ends_along, full_chain
-from cascades.hull import lower_hull
-from cascades.outcomes import Outcomes
-from cascades.routing import OperatingPoint, Routes
-from features.outputs import Floats
-from oracles.single import entered_directly
+from offramp.cascades.graph.hull import lower_hull
+from offramp.cascades.graph.routing import OperatingPoint, Routes
+from offramp.cascades.learning.chains import ends_along, full_chain
+from offramp.cascades.learning.outcomes import Outcomes
+from offramp.features.outputs import Floats
+from offramp.oracles.single import entered_directly
 
 SEED = 20170806
 """Fixed, so that the line is the same in every run and no seed of the user's can improve it (ICML 2017 began then)."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from policies.boosted import Boosted
-from policies.constant import Constant
-from policies.entropy import Entropy
-from policies.gate import Gate
-from policies.logistic import Logistic
-from policies.policy import Policy
-from policies.threshold import Threshold
-from policies.value import Value
+from offramp.policies.boosted import Boosted
+from offramp.policies.constant import Constant
+from offramp.policies.entropy import Entropy
+from offramp.policies.gate import Gate
+from offramp.policies.logistic import Logistic
+from offramp.policies.policy import Policy
+from offramp.policies.threshold import Threshold
+from offramp.policies.value import Value
 
 POLICIES: dict[str, Policy] = {
     "constant": Constant(),

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from features.outputs import Floats, Ints
-from features.spline import Spline, fit_spline
-from policies.policy import Decision, named
-from policies.value import COLUMNS, ridge_regression
+from offramp.features.numeric.spline import Spline, fit_spline
+from offramp.features.outputs import Floats, Ints
+from offramp.policies.policy import Decision, named
+from offramp.policies.value import COLUMNS, ridge_regression
 
 ROWS = 50_000
 """Examples that trees are grown on at most."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from features.outputs import Floats, Ints
-from policies.policy import Decision
+from offramp.features.outputs import Floats, Ints
+from offramp.policies.policy import Decision
 
 
 @dataclass(frozen=True)

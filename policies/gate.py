@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from policies.entropy import cut_one, own_column
-from policies.policy import Decision
-from policies.threshold import ThresholdRules
+from offramp.policies.entropy import cut_one, own_column
+from offramp.policies.policy import Decision
+from offramp.policies.threshold import ThresholdRules
 
 OWN = ".gate"
 

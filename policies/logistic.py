@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from features.logistic import weighted_logistic
-from features.outputs import Floats, Ints
-from policies.policy import Decision, named
+from offramp.features.numeric.logistic import weighted_logistic
+from offramp.features.outputs import Floats, Ints
+from offramp.policies.policy import Decision, named
 
 COLUMNS = (".entropy", ".margin", ".confidence", ".reliability", ".same", ".pooled_doubt")
 """Entropy above all (Bolukbasi et al., 2017), the other confidences, whether the stages agree, and, where there are

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from features.outputs import Floats, Ints
+from offramp.features.outputs import Floats, Ints
 
 
 @dataclass(frozen=True)

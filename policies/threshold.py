@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from features.outputs import Floats, Ints
-from policies.policy import Decision, named
+from offramp.features.outputs import Floats, Ints
+from offramp.policies.cuts import best_intervals
+from offramp.policies.policy import Decision, named
 
 CANDIDATES = ("belief.doubt",)
 """Confidences tried: the best on the examples fitted on is taken. The doubt is that of the belief on the whole path;
@@ -86,70 +87,3 @@ class Threshold:
     def search_space(self) -> dict[str, tuple[Any, ...]]:
         """Which confidences are tried."""
         return {"candidates": (CANDIDATES, ("belief.doubt", "belief.entropy"), ("max_probability", "confidence"))}
-
-
-def best_intervals(score: Floats, costs: Floats) -> tuple[Floats, Floats, Ints]:
-    """Least total cost of assigning every action to one interval of ``score`` (n,), in any order.
-
-    ``costs`` (n, a, q). Returns the total (q,), cuts (q, a-1) and the order of actions (q, a) such that action
-    ``order[j]`` is taken from cut j-1 (included) up to cut j. Exact: dynamic programming over the sorted examples
-    and the sets of actions used, O(n · a · 2^a) a price after sorting; equal scores are never parted.
-
-    >>> score = np.array([0.1, 0.2, 0.8, 0.9])
-    >>> costs = np.array([[1.0, 0.2], [1.0, 0.2], [0.0, 0.2], [0.0, 0.2]])[..., None]
-    >>> total, cuts, order = best_intervals(score, costs)
-    >>> float(total[0].round(6)), cuts.round(6).tolist(), order.tolist()
-    (0.4, [[0.5]], [[1, 0]])
-    """
-    n, a, q = costs.shape
-    by_score = np.argsort(score, kind="stable")
-    ordered = score[by_score].astype(np.float64)
-    edges = np.flatnonzero(np.diff(ordered, prepend=-np.inf)) if n else np.zeros(0, int)
-    spent = np.zeros((len(edges) + 1, a, q))  # cost of each action on all examples before an edge
-    np.cumsum(np.add.reduceat(costs[by_score].astype(np.float64), edges, axis=0), axis=0, out=spent[1:])
-    places = np.concatenate([[-np.inf], (ordered[edges[1:] - 1] + ordered[edges[1:]]) / 2, [np.inf]])
-    # the middle of two neighbouring float64 numbers may round down to the lower one
-    places[1:-1] = np.maximum(places[1:-1], np.nextafter(ordered[edges[1:] - 1], np.inf))
-
-    if a == 2:
-        return _two_intervals(spent, places)
-    least: dict[frozenset[int], Floats] = {frozenset(): np.where(np.arange(len(spent))[:, None] == 0, 0.0, np.inf)}
-    came_from: dict[tuple[frozenset[int], int], Ints] = {}
-    last_action: dict[frozenset[int], Ints] = {}
-    for mask in range(1, 2**a):
-        used = frozenset(v for v in range(a) if mask >> v & 1)
-        options = []
-        for v in sorted(used):
-            before = least[used - {v}] - spent[:, v]
-            running = np.minimum.accumulate(before, axis=0)
-            fresh = np.vstack([np.ones((1, q), bool), before[1:] < running[:-1]])
-            came_from[used, v] = np.maximum.accumulate(np.where(fresh, np.arange(len(spent))[:, None], 0), axis=0)
-            options.append(running + spent[:, v])
-        stacked = np.stack(options)
-        choice = stacked.argmin(axis=0)
-        least[used] = np.take_along_axis(stacked, choice[None], axis=0)[0]
-        last_action[used] = np.array(sorted(used))[choice]
-
-    everything = frozenset(range(a))
-    cuts, order = np.empty((q, a - 1)), np.empty((q, a), np.int64)
-    for i in range(q):
-        used, edge = everything, len(spent) - 1
-        for place in range(a - 1, -1, -1):
-            v = int(last_action[used][edge, i])
-            order[i, place] = v
-            edge = int(came_from[used, v][edge, i])
-            if place:
-                cuts[i, place - 1] = places[edge]
-            used = used - {v}
-    return least[everything][-1], cuts, order
-
-
-def _two_intervals(spent: Floats, places: Floats) -> tuple[Floats, Floats, Ints]:
-    """The case of two actions, in a third of the time: the extremes of one running sum."""
-    gain = spent[:, 1] - spent[:, 0]  # of action 1 over 0 on what lies below an edge
-    low, high, index = gain.argmin(axis=0), gain.argmax(axis=0), np.arange(spent.shape[2])
-    one_first = spent[-1, 0] + gain[low, index]
-    zero_first = spent[-1, 1] - gain[high, index]
-    swap = zero_first < one_first
-    order = np.where(swap[:, None], [0, 1], [1, 0])
-    return np.where(swap, zero_first, one_first), places[np.where(swap, high, low)][:, None], order

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from features.outputs import Floats, Ints
-from features.spline import Spline, fit_spline
-from policies.policy import Decision, named
+from offramp.features.numeric.spline import Spline, fit_spline
+from offramp.features.outputs import Floats, Ints
+from offramp.policies.policy import Decision, named
 
 COLUMNS = (
     "belief.",

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cascades.fit import FitSettings, fit_sweep
-from cascades.folder import EMBEDDED, DataFolder, read_folder
-from cascades.hull import lower_hull
-from cascades.routing import Routes, Routing
-from cascades.topology import parse_topology, unroll
-from eval.frontier import POLICIES, Settings, operating_points
-from eval.intervals import Bootstrap, compare, resampled
+from offramp.cascades.files.datafolder import EMBEDDED, DataFolder, read_folder
+from offramp.cascades.graph.hull import lower_hull
+from offramp.cascades.graph.routing import Routes, Routing
+from offramp.cascades.graph.topology import parse_topology, unroll
+from offramp.cascades.learning.fit import FitSettings, fit_sweep
+from offramp.eval.frontier import POLICIES, Settings, operating_points
+from offramp.eval.report.intervals import Bootstrap, compare, resampled
 
 ROOT = Path(__file__).resolve().parents[1]
 PRICES = 8

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pytest
 
-from cascades.costs import Costs, StageCost
-from cascades.routing import Routes
-from cascades.topology import parse_topology, unroll
-from features.outputs import Outputs, Stage
+from offramp.cascades.graph.costs import Costs, StageCost
+from offramp.cascades.graph.routing import Routes
+from offramp.cascades.graph.topology import parse_topology, unroll
+from offramp.features.outputs import Outputs, Stage
 
 LETTERS = "abcde"
 SKILLS = (1.0, 2.0, 4.0)

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from cascades.answers import ANSWERS, LOSSES
-from features.evidence import Path, Reading, View
-from features.outputs import NO_ANSWER
+from offramp.cascades.learning.answers import ANSWERS, LOSSES
+from offramp.features.evidence import Path, Reading, View
+from offramp.features.outputs import NO_ANSWER
 
 NONE = NO_ANSWER
 TINY = 1e-6

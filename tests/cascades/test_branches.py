@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cascades.fit import FitSettings
-from cascades.live import live_cascade
-from cascades.points import fit_points
-from cascades.routing import Routes, coins
-from cascades.topology import parse_topology, unroll
-from cascades.zoo import BRANCHED, ZOO, StageModel, load_cascade, load_plain, load_stage, load_stages
-from features.errors import InputError
-from features.evidence import EvidenceSettings
-from features.outputs import Outputs, Stage
+from offramp.cascades.graph.routing import Routes, coins
+from offramp.cascades.graph.topology import parse_topology, unroll
+from offramp.cascades.learning.fit import FitSettings
+from offramp.cascades.learning.points import fit_points
+from offramp.cascades.models.zoo import BRANCHED, ZOO, StageModel, load_cascade, load_plain, load_stage, load_stages
+from offramp.cascades.runtime.decide import live_cascade
+from offramp.features.errors import InputError
+from offramp.features.evidence import EvidenceSettings
+from offramp.features.outputs import Outputs, Stage
 
 torch = pytest.importorskip("torch", reason="networks need torch: install offramp[models]")
 
 from torch import nn  # noqa: E402
 
-from cascades.branches import (  # noqa: E402
+from offramp.cascades.models.branches import (  # noqa: E402
     BranchedNet,
     Branching,
     Exit,
@@ -33,9 +33,10 @@ from cascades.branches import (  # noqa: E402
     pooled,
     trace,
 )
-from cascades.queueing import Queue  # noqa: E402
-from cascades.runtime import Runtime, networks  # noqa: E402
-from cascades.weights import save_weights  # noqa: E402
+from offramp.cascades.models.weights import save_weights  # noqa: E402
+from offramp.cascades.runtime.networks import networks  # noqa: E402
+from offramp.cascades.runtime.queue import Queue  # noqa: E402
+from offramp.cascades.runtime.run import Runtime  # noqa: E402
 
 SMALL = (3, 32, 32)
 
@@ -127,7 +128,7 @@ def test_words_for_cuts() -> None:
 
 
 def test_work_adds_up_to_the_networks() -> None:
-    from cascades.probing import multiply_adds
+    from offramp.cascades.models.probing import multiply_adds
 
     for name in ("cifar_googlenet", "cifar_resnet20"):
         module = built(name)
@@ -253,10 +254,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def routes_of(models: Any, topology: str) -> Routes:
-    from eval.extract import counted_cost
+    from offramp.eval.extract import counted_cost
 
     costs = {model.name: counted_cost(model) for model in models}
-    from cascades.costs import Costs
+    from offramp.cascades.graph.costs import Costs
 
     return unroll(parse_topology(topology, tuple(costs)), Costs(costs, "M"))
 

@@ -6,15 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cascades import cascade
-from cascades.answers import ANSWERS, LOSSES
-from cascades.cascade import Routed, Sweep, UnionRules, follow
-from cascades.fit import FitSettings, HeldOut, fit_sweep
-from cascades.routing import Routes, Routing
-from features.outputs import Outputs
-from policies import POLICIES
-from policies.constant import ConstantRules
-from policies.threshold import ThresholdRules
+from offramp.cascades.graph.routing import Routes, Routing
+from offramp.cascades.learning import cascade
+from offramp.cascades.learning.answers import ANSWERS, LOSSES
+from offramp.cascades.learning.cascade import Routed, Sweep, UnionRules, follow
+from offramp.cascades.learning.fit import FitSettings, HeldOut, fit_sweep
+from offramp.features.outputs import Outputs
+from offramp.policies import POLICIES
+from offramp.policies.constant import ConstantRules
+from offramp.policies.threshold import ThresholdRules
 
 FAMILIES = ("constant", "threshold", "logistic", "value")
 POINTS = 6

@@ -8,19 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascades.chains import (
-    FINEST,
-    RESOLUTION,
-    chain_name,
-    full_chain,
-    joint_thresholds,
-    route_chain,
-)
-from cascades.costs import Costs, StageCost
-from cascades.outcomes import Outcomes
-from cascades.routing import Routes
-from cascades.topology import parse_topology, unroll
-from features.outputs import Floats
+from offramp.cascades.graph.costs import Costs, StageCost
+from offramp.cascades.graph.routing import Routes
+from offramp.cascades.graph.topology import parse_topology, unroll
+from offramp.cascades.learning.chains import FINEST, RESOLUTION, chain_name, full_chain, joint_thresholds, route_chain
+from offramp.cascades.learning.outcomes import Outcomes
+from offramp.features.outputs import Floats
 
 LETTERS = "abcdefg"
 

@@ -9,20 +9,28 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cascades.cascade import Sweep, UnionRules
-from cascades.checking import CHECKS, check_mixtures, check_outputs, check_plans, check_sweep, is_text, width
-from cascades.fit import FitSettings, fit_sweep
-from cascades.plain import TYPES, from_plain, to_plain
-from cascades.routing import Routes
-from features.errors import InputError
-from features.evidence import EvidenceSettings
-from features.outputs import Outputs
-from policies import POLICIES
-from policies.boosted import BoostedRules
-from policies.constant import ConstantRules
-from policies.logistic import LogisticRules
-from policies.threshold import ThresholdRules
-from policies.value import ValueRules
+from offramp.cascades.files.codec import TYPES, from_plain, to_plain
+from offramp.cascades.files.validation import (
+    CHECKS,
+    check_mixtures,
+    check_outputs,
+    check_plans,
+    check_sweep,
+    is_text,
+    width,
+)
+from offramp.cascades.graph.routing import Routes
+from offramp.cascades.learning.cascade import Sweep, UnionRules
+from offramp.cascades.learning.fit import FitSettings, fit_sweep
+from offramp.features.errors import InputError
+from offramp.features.evidence import EvidenceSettings
+from offramp.features.outputs import Outputs
+from offramp.policies import POLICIES
+from offramp.policies.boosted import BoostedRules
+from offramp.policies.constant import ConstantRules
+from offramp.policies.logistic import LogisticRules
+from offramp.policies.threshold import ThresholdRules
+from offramp.policies.value import ValueRules
 
 FAMILIES = ("constant", "threshold", "logistic", "value")
 KINDS = ("logits", "many classes", "few ranks", "last alone", "gates", "pooled", "answers", "ranked", "mixed")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cascades.costs import Costs, StageCost, read_costs, write_costs
-from features.errors import InputError
+from offramp.cascades.graph.costs import Costs, StageCost, read_costs, write_costs
+from offramp.features.errors import InputError
 
 EXIT = {"network": "r", "trunk": 2.0, "head": 0.5}
 

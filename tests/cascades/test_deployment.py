@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cascades.checking import LONGEST_NAME, MOST_STAGES, check_outputs
-from cascades.costs import MAX_COST, Costs, StageCost
-from cascades.deployment import (
+from offramp.cascades.files.codec import LARGEST_FILE, MOST_CONTAINERS
+from offramp.cascades.files.policy import (
     DEEPEST,
     LONGEST_TEXT,
     MOST_EXAMPLES,
@@ -29,24 +28,23 @@ from cascades.deployment import (
     Certificate,
     Deployment,
     Reference,
-    Target,
     deployment_from_plain,
     deployment_to_plain,
     described,
-    largest,
     policies_digest,
     read_deployment,
     write_deployment,
 )
-from cascades.fit import FitSettings
-from cascades.live import live_cascade
-from cascades.plain import LARGEST_FILE, MOST_CONTAINERS
-from cascades.points import digest_of, fit_points
-from cascades.routing import Routes
-from cascades.targets import expected_of, solve
-from features.errors import InputError
-from features.outputs import Outputs
-from policies import POLICIES
+from offramp.cascades.files.validation import LONGEST_NAME, MOST_STAGES, check_outputs
+from offramp.cascades.graph.costs import MAX_COST, Costs, StageCost
+from offramp.cascades.graph.routing import Routes, largest
+from offramp.cascades.learning.fit import FitSettings
+from offramp.cascades.learning.points import digest_of, fit_points
+from offramp.cascades.learning.targets import Target, expected_of, solve
+from offramp.cascades.runtime.decide import live_cascade
+from offramp.features.errors import InputError
+from offramp.features.outputs import Outputs
+from offramp.policies import POLICIES
 
 FAMILIES = ("constant", "threshold", "logistic", "value")
 BOUNDS = (Bound("increase", 0.01, 0.004, {"class 1": 0.02}), Bound("error", 0.2, 0.18))
@@ -188,7 +186,7 @@ def test_the_largest_stage_is_the_dearest_alone(routes_of: Callable[..., Routes]
 def test_what_no_one_could_read_back_is_not_written(
     deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cascades.plain.LARGEST_FILE", 2**20)
+    monkeypatch.setattr("offramp.cascades.files.codec.LARGEST_FILE", 2**20)
     wide = replace(deployment, tuned={f"{i}": "x" * 9000 for i in range(200)})
     with pytest.raises(InputError, match="fewer points, or a smaller topology"):
         write_deployment(wide, tmp_path / "policy.json")

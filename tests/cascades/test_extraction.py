@@ -15,14 +15,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cascades import extraction
-from cascades.extraction import Decoder, Job, Progress, assemble, extract, outputs_of, renamed, ways_of
-from cascades.images import Images, open_images
-from cascades.preprocessing import Preprocessing
-from cascades.zoo import StageModel
-from features.errors import InputError
-from features.reading import read_parts
-from features.writing import Blocks, write_npz
+from offramp.cascades.images.images import Images
+from offramp.cascades.images.sources import open_images
+from offramp.cascades.measuring import extraction
+from offramp.cascades.measuring.extraction import (
+    Decoder,
+    Job,
+    Progress,
+    assemble,
+    extract,
+    outputs_of,
+    renamed,
+    ways_of,
+)
+from offramp.cascades.models.preprocessing import Preprocessing
+from offramp.cascades.models.zoo import StageModel
+from offramp.features.errors import InputError
+from offramp.features.store.npz import Blocks, write_npz
+from offramp.features.store.reading import read_parts
 
 torch = pytest.importorskip("torch")
 

@@ -11,19 +11,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascades import fit
-from cascades.answers import LOSSES
-from cascades.cascade import Routed, Sweep
-from cascades.costs import Costs, StageCost
-from cascades.fit import FitSettings, HeldOut, fit_sweep, pick_family, place_prices, price_range, recalibrated
-from cascades.plain import to_plain
-from cascades.routing import Routes
-from cascades.topology import parse_topology, unroll
-from features.evidence import EvidenceSettings
-from features.outputs import Floats, Ints, Outputs, Stage
-from policies import POLICIES
-from policies.constant import ConstantRules
-from policies.policy import Decision, Policy, Rules
+from offramp.cascades.files.codec import to_plain
+from offramp.cascades.graph.costs import Costs, StageCost
+from offramp.cascades.graph.routing import Routes
+from offramp.cascades.graph.topology import parse_topology, unroll
+from offramp.cascades.learning import fit
+from offramp.cascades.learning.answers import LOSSES
+from offramp.cascades.learning.cascade import Routed, Sweep
+from offramp.cascades.learning.fit import (
+    FitSettings,
+    HeldOut,
+    fit_sweep,
+    pick_family,
+    place_prices,
+    price_range,
+    recalibrated,
+)
+from offramp.features.evidence import EvidenceSettings
+from offramp.features.outputs import Floats, Ints, Outputs, Stage
+from offramp.policies import POLICIES
+from offramp.policies.constant import ConstantRules
+from offramp.policies.policy import Decision, Policy, Rules
 
 FAMILIES = ("constant", "threshold", "logistic", "value")
 World = Callable[..., Outputs]
@@ -425,7 +433,7 @@ def test_a_cascade_of_one_cut_is_the_best_of_all_cuts_from_end_to_end(
 ) -> None:
     """Up to what the evidence that is fitted on, held out, differs from the evidence that is applied."""
     prices = prices_are(1e-3, 0.01, 0.04, 0.2)
-    monkeypatch.setattr("features.evidence.FEW", 0)  # pooling weights of all examples
+    monkeypatch.setattr("offramp.features.fitting.FEW", 0)  # pooling weights of all examples
     outputs = world(300, (2.0, 4.0), classes=40)
     sweep, _ = fit_sweep(outputs, routes_of(2, "a>b"), 4, FitSettings(("threshold",), "last", softness=0.0))
     view = sweep.reader.read(outputs).view((0,))

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from cascades.folder import EMBEDDED, embedded_names, keep_back, read_folder
-from features.errors import InputError
+from offramp.cascades.files.datafolder import EMBEDDED, embedded_names, keep_back, read_folder
+from offramp.features.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 LABELS = np.array([0, 1, 2, 1])

@@ -24,9 +24,12 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from cascades import images as module
-from cascades.images import SOURCES, BrokenImage, Images, open_images, rgb, rows_of
-from features.errors import InputError
+from offramp.cascades.images import images as module
+from offramp.cascades.images.decoding import rgb
+from offramp.cascades.images.files import BrokenImage
+from offramp.cascades.images.images import Images
+from offramp.cascades.images.sources import SOURCES, open_images, rows_of
+from offramp.features.errors import InputError
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 LABELS = np.array([2, 0, 1, 1, 9, 0, 3])

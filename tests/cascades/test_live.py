@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cascades.fit import FitSettings
-from cascades.live import LiveCascade, Reckoner, lazy, live_cascade
-from cascades.points import Fitted, fit_points
-from cascades.routing import Routes, Routing, coins
-from features.errors import InputError
-from features.evidence import EvidenceSettings
-from features.outputs import Outputs
-from policies import POLICIES
+from offramp.cascades.graph.routing import Routes, Routing, coins
+from offramp.cascades.learning.fit import FitSettings
+from offramp.cascades.learning.points import Fitted, fit_points
+from offramp.cascades.runtime.arrays import lazy
+from offramp.cascades.runtime.decide import LiveCascade, live_cascade
+from offramp.cascades.runtime.folded import Reckoner
+from offramp.features.errors import InputError
+from offramp.features.evidence import EvidenceSettings
+from offramp.features.outputs import Outputs
+from offramp.policies import POLICIES
 
 BATCHES = (1, 7, 64)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 torch = pytest.importorskip("torch", reason="networks need torch")
-from cascades.nets import BasicBlock, CifarAlexNet, CifarGoogLeNet, CifarResNet, Inception, conv_norm  # noqa: E402
+from offramp.cascades.models.nets import BasicBlock, CifarAlexNet, CifarGoogLeNet, CifarResNet, Inception, conv_norm  # noqa: E402
 
 MODULES = [[(4, (4, 6), (2, 3), 3)], [(4, (4, 6), (2, 3), 3)] * 2]
 

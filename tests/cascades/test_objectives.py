@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="training needs torch: install offramp[model
 
 import torch
 
-from cascades.objectives import (
+from offramp.cascades.training.objectives import (
     Objective,
     Said,
     cross_entropies,

@@ -5,12 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from cascades.answers import LOSSES
-from cascades.outcomes import Outcomes, single_outcomes
-from cascades.routing import Routes
-from features.calibration import fit_answers
-from features.evidence import EvidenceSettings, fit_reader
-from features.outputs import NO_ANSWER, Outputs, Stage
+from offramp.cascades.graph.routing import Routes
+from offramp.cascades.learning.answers import LOSSES
+from offramp.cascades.learning.outcomes import Outcomes, single_outcomes
+from offramp.features.belief.calibration import fit_answers
+from offramp.features.evidence import EvidenceSettings
+from offramp.features.fitting import fit_reader
+from offramp.features.outputs import NO_ANSWER, Outputs, Stage
 
 Z = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.4, 0.4, 0.2]]))
 LABELS = np.array([0, 1, 1])

@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from cascades.cascade import Sweep, UnionRules
-from cascades.fit import FitSettings, fit_sweep
-from cascades.plain import TYPES, describe, from_plain, to_plain
-from cascades.routing import Routes
-from features.errors import InputError
-from features.evidence import EvidenceSettings
-from features.outputs import Outputs
-from features.spline import Spline
-from policies import POLICIES
-from policies.constant import ConstantRules
-from policies.policy import Decision
+from offramp.cascades.files.codec import TYPES, describe, from_plain, to_plain
+from offramp.cascades.graph.routing import Routes
+from offramp.cascades.learning.cascade import Sweep, UnionRules
+from offramp.cascades.learning.fit import FitSettings, fit_sweep
+from offramp.features.errors import InputError
+from offramp.features.evidence import EvidenceSettings
+from offramp.features.numeric.spline import Spline
+from offramp.features.outputs import Outputs
+from offramp.policies import POLICIES
+from offramp.policies.constant import ConstantRules
+from offramp.policies.policy import Decision
 
 
 def through_json(value: Any) -> Any:

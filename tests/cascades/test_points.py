@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from cascades.fit import FitSettings
-from cascades.points import GAP, Fitted, fill_gaps, fit_points, policies_to_plain, read_policies
-from cascades.routing import Routes, Routing, coins, mixed
-from features.errors import InputError
-from features.outputs import Outputs
+from offramp.cascades.files.policies import policies_to_plain, read_policies
+from offramp.cascades.graph.routing import Routes, Routing, coins, mixed
+from offramp.cascades.learning.fit import FitSettings
+from offramp.cascades.learning.points import GAP, Fitted, fill_gaps, fit_points
+from offramp.features.errors import InputError
+from offramp.features.outputs import Outputs
 
 FAMILIES = ("constant", "threshold", "logistic", "value")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cascades.preprocessing import INTERPOLATIONS, LARGEST, Preprocessing, of_timm, of_torchvision
-from features.errors import InputError
+from offramp.cascades.models.preprocessing import INTERPOLATIONS, LARGEST, Preprocessing, of_timm, of_torchvision
+from offramp.features.errors import InputError
 
 torch = pytest.importorskip("torch", reason="networks need torch")
 models = pytest.importorskip("torchvision.models", reason="networks need torchvision")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cascades.profiling import (
+from offramp.cascades.measuring.latency import (
     BESIDE,
     CLOCK,
     MEGABYTE,
@@ -39,7 +39,7 @@ from cascades.profiling import (
     timer_for,
     warm_up,
 )
-from features.errors import InputError
+from offramp.features.errors import InputError
 
 MS = 1_000_000
 A, B = Cell("a", NETWORK, 1), Cell("b", NETWORK, 1)
@@ -438,7 +438,7 @@ class Tiny(torch.nn.Module):  # type: ignore[misc, name-defined]
 
 
 def tiny_stage(name: str) -> Any:
-    from cascades.preprocessing import Preprocessing
+    from offramp.cascades.models.preprocessing import Preprocessing
 
     how = Preprocessing(None, (4, 5), "bilinear", (0.5,) * 3, (0.5,) * 3)
     return SimpleNamespace(name=name, spec=name, module=Tiny().eval(), preprocessing=how, parameters=12, place=None)
@@ -489,7 +489,7 @@ def test_memory_holds_weights_pixels_and_what_a_batch_takes(tmp_path: Path) -> N
 
 def test_energy_is_read_where_there_is_a_counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = zone(tmp_path, "0", "package-0", 0, limit=10**9)
-    monkeypatch.setattr("cascades.profiling.ENERGY_SECONDS", 0.08)
+    monkeypatch.setattr("offramp.cascades.measuring.latency.ENERGY_SECONDS", 0.08)
     stage = tiny_stage("a")
     forward = stage.module.forward
 

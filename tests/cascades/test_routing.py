@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cascades.outcomes import Outcomes
-from cascades.routing import Routes, Routing
+from offramp.cascades.graph.routing import Routes, Routing
+from offramp.cascades.learning.outcomes import Outcomes
 
 ROUTES = Routes(
     ("a", "r"),

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cascades.fit import FitSettings
-from cascades.live import LiveCascade, Plan, live_cascade
-from cascades.points import Fitted, fit_points
-from cascades.queueing import Queue, worth_running
-from cascades.routing import Routes, coins
-from cascades.runtime import Runtime, Served
-from cascades.trial import Alone, Together, break_even, line, race
-from features.errors import InputError
-from features.outputs import Outputs
+from offramp.cascades.graph.routing import Routes, coins
+from offramp.cascades.learning.fit import FitSettings
+from offramp.cascades.learning.points import Fitted, fit_points
+from offramp.cascades.measuring.race import Alone, Together, break_even, line, race
+from offramp.cascades.runtime.decide import LiveCascade, Plan, live_cascade
+from offramp.cascades.runtime.queue import Queue, worth_running
+from offramp.cascades.runtime.run import Runtime, Served
+from offramp.features.errors import InputError
+from offramp.features.outputs import Outputs
 
 torch = pytest.importorskip("torch", reason="the runtime needs torch: install offramp[models]")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cascades.settings import guard, parse
-from features.errors import InputError
+from offramp.cascades.command.settings import guard, parse
+from offramp.features.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -139,7 +139,7 @@ def test_help_shows_every_flag_default_and_choice(capsys, monkeypatch):
 
 def test_help_needs_no_heavy_import():
     program = (
-        "import sys; from cascades.settings import parse; from dataclasses import dataclass\n"
+        "import sys; from offramp.cascades.command.settings import parse; from dataclasses import dataclass\n"
         "@dataclass(frozen=True)\nclass Flags:\n    points: int = 3\n"
         "try: parse(Flags, ['--help'], 'p', 'd')\n"
         "except SystemExit: print(sorted({'numpy', 'pandas', 'matplotlib', 'rich', 'sklearn'} & set(sys.modules)))"
@@ -185,7 +185,9 @@ def test_errors_in_the_program_and_help_are_not_swallowed():
         guard(failing(SystemExit(0)))
 
 
-PRINTER = "import sys; from cascades.settings import guard; sys.exit(guard(lambda: print('x' * 100_000)))"
+PRINTER = (
+    "import sys; from offramp.cascades.command.settings import guard; sys.exit(guard(lambda: print('x' * 100_000)))"
+)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full: Linux only")

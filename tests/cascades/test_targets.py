@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from cascades.deployment import Target, in_words
-from cascades.fit import FitSettings
-from cascades.points import Fitted, Mixture, Picking, fit_points
-from cascades.routing import Routes, Routing
-from cascades.targets import (
+from offramp.cascades.files.policy import in_words
+from offramp.cascades.graph.routing import Routes, Routing
+from offramp.cascades.learning.fit import FitSettings
+from offramp.cascades.learning.points import Fitted, Mixture, Picking, fit_points
+from offramp.cascades.learning.targets import (
     Limit,
+    Target,
     best_pair,
     cost_range,
     expected_of,
@@ -26,8 +27,8 @@ from cascades.targets import (
     solve,
     unit_of,
 )
-from features.errors import InputError
-from features.outputs import Outputs
+from offramp.features.errors import InputError
+from offramp.features.outputs import Outputs
 
 FAMILIES = ("constant", "threshold", "logistic", "value")
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascades.costs import Costs, StageCost
-from cascades.topology import MAX_PATHS, Topology, parse_topology, unroll
-from features.errors import InputError
+from offramp.cascades.graph.costs import Costs, StageCost
+from offramp.cascades.graph.topology import MAX_PATHS, Topology, parse_topology, unroll
+from offramp.features.errors import InputError
 
 AGR = ("alexnet", "googlenet", "resnet50")
 CIFAR = ("cifar_resnet20", "cifar_resnet32", "cifar_resnet56")

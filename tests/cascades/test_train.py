@@ -18,7 +18,8 @@ from PIL import Image
 
 torch = pytest.importorskip("torch", reason="training needs torch: install offramp[models]")
 
-from cascades.train import PAD, Settings, augmented, main, ramp  # noqa: E402
+from offramp.cascades.training.backbone import Settings, main  # noqa: E402
+from offramp.cascades.training.loop import PAD, augmented, ramp  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -196,6 +197,6 @@ def test_the_rate_rises_and_falls_to_zero() -> None:
 
 
 def test_the_recipes_are_of_networks_in_the_zoo() -> None:
-    from cascades.zoo import ZOO
+    from offramp.cascades.models.zoo import ZOO
 
     assert set(Settings(images=Path()).models) <= set(ZOO)

@@ -19,11 +19,11 @@ pytest.importorskip("torch", reason="training needs torch: install offramp[model
 
 import torch
 
-from cascades.costs import Costs, StageCost, write_costs
-from cascades.training import main
-from cascades.weights import read_weights
-from cascades.zoo import load_stages
-from features.errors import InputError
+from offramp.cascades.graph.costs import Costs, StageCost, write_costs
+from offramp.cascades.models.weights import read_weights
+from offramp.cascades.models.zoo import load_stages
+from offramp.cascades.training.exits import main
+from offramp.features.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -327,8 +327,8 @@ def test_a_checkpoint_of_another_objective_is_refused(
 def test_flags_that_would_be_passed_over_are_refused(
     joint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], said: str
 ) -> None:
-    from cascades.weights import save_weights
-    from cascades.zoo import load_plain
+    from offramp.cascades.models.weights import save_weights
+    from offramp.cascades.models.zoo import load_plain
 
     module = load_plain("cifar_alexnet", ["0", "1", "2"], None).module
     path = tmp_path / "cifar_alexnet.safetensors"
@@ -342,7 +342,7 @@ def test_a_segment_leaves_its_input_as_it_is() -> None:
     """A head in front of an in-place layer still sees what the cut gave, in training too."""
     from torch import nn
 
-    from cascades.branches import BranchedNet, Exit
+    from offramp.cascades.models.branches import BranchedNet, Exit
 
     backbone = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Flatten(), nn.LazyLinear(4)

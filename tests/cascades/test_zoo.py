@@ -14,20 +14,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cascades import zoo
-from cascades.probing import FREE, Work, checked_logits, count_work, multiply_adds, pick_device, pooled_of
-from cascades.weights import put_weights, read_weights, save_weights, weights_digest
-from cascades.zoo import (
-    ALIASES,
-    CIFAR_CLASSES,
-    ZOO,
-    imagenet_classes,
-    imagenet_synsets,
-    load_cascade,
-    load_stage,
-    short_name,
+from offramp.cascades.models import zoo
+from offramp.cascades.models.loaders import imagenet_classes, imagenet_synsets
+from offramp.cascades.models.probing import (
+    FREE,
+    Work,
+    checked_logits,
+    count_work,
+    multiply_adds,
+    pick_device,
+    pooled_of,
 )
-from features.errors import InputError
+from offramp.cascades.models.weights import put_weights, read_weights, save_weights, weights_digest
+from offramp.cascades.models.zoo import ALIASES, CIFAR_CLASSES, ZOO, load_cascade, load_stage, short_name
+from offramp.features.errors import InputError
 
 torch = pytest.importorskip("torch", reason="networks need torch")
 pytest.importorskip("torchvision", reason="networks need torchvision")

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from cascades.routing import OperatingPoint, Routes, Routing
-from features.outputs import Floats
+from offramp.cascades.graph.routing import OperatingPoint, Routes, Routing
+from offramp.features.outputs import Floats
 
 A, B, AB = 0, 1, 2  # where the paths of the two-stage world stand
 

@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import gammaln, ndtr, xlogy
 from scipy.stats import binom, binomtest
 
-from eval.bounds import (
+from offramp.eval.guarantees.bounds import (
     RESOLUTION,
     SLACK,
     _disagreement,

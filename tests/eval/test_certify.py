@@ -16,48 +16,35 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cascades.answers import LOSSES
-from cascades.deployment import (
-    Attempt,
-    Deployment,
-    Target,
-    largest,
-    policies_digest,
-    read_deployment,
-    write_deployment,
-)
-from cascades.folder import EMBEDDED, keep_back, read_folder
-from cascades.outcomes import single_outcomes
-from cascades.points import Mixture, digest_of, fit_points
-from cascades.routing import Routing
-from cascades.targets import expected_of, solve
-from cascades.topology import parse_topology, unroll
-from eval.bounds import binomial_p, paired_p
-from eval.certify import (
+from offramp.cascades.files.datafolder import EMBEDDED, keep_back, read_folder
+from offramp.cascades.files.policy import Attempt, Deployment, policies_digest, read_deployment, write_deployment
+from offramp.cascades.graph.routing import Routing, largest
+from offramp.cascades.graph.topology import parse_topology, unroll
+from offramp.cascades.learning.answers import LOSSES
+from offramp.cascades.learning.outcomes import single_outcomes
+from offramp.cascades.learning.points import Mixture, digest_of, fit_points
+from offramp.cascades.learning.targets import Target, expected_of, solve
+from offramp.eval.certify import NONE_CERTIFIED, Settings, aim_of, attempt_of, main, none_text
+from offramp.eval.frontier import Settings as Frontier
+from offramp.eval.frontier import fit_settings
+from offramp.eval.guarantees.bounds import binomial_p, paired_p
+from offramp.eval.guarantees.certificate import (
     BELOW,
-    NONE_CERTIFIED,
     Aim,
     Done,
     Points,
-    Settings,
     _refuse_too_few,
     _what_would_do,
     _with_point,
-    aim_of,
-    attempt_of,
-    main,
-    none_text,
     sequence_of,
     tried,
     within_budget,
 )
-from eval.certify import certify as certify_policy
-from eval.claims import Claim, cost_p, fixed_sequence, risk_bound, risk_p
-from eval.frontier import Settings as Frontier
-from eval.frontier import fit_settings
-from eval.untouched import certification_examples, groups_of, pooled, refuse_repeated, shared_examples
-from features.errors import InputError
-from features.outputs import Outputs, Stage
+from offramp.eval.guarantees.certificate import certify as certify_policy
+from offramp.eval.guarantees.claims import Claim, cost_p, fixed_sequence, risk_bound, risk_p
+from offramp.eval.guarantees.holdout import certification_examples, groups_of, pooled, refuse_repeated, shared_examples
+from offramp.features.errors import InputError
+from offramp.features.outputs import Outputs, Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, POINTS, KEPT = 2400, 6, 0.5
@@ -678,7 +665,7 @@ def test_outputs_of_other_networks_are_refused(
     certify: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As far as eval.extract noted whose they are."""
-    from eval import run
+    from offramp.eval import run
 
     known = {name: {"spec": name, "weights": f"{name} 1", "preprocessing": "p"} for name in ("alexnet", "googlenet")}
     write_deployment(replace(read_deployment(home / "policy.json"), networks=known), tmp_path / "policy.json")

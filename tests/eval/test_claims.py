@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from eval.bounds import betting_p, binomial_p, hoeffding_bentkus_p, paired_p
-from eval.claims import (
+from offramp.eval.guarantees.bounds import betting_p, binomial_p, hoeffding_bentkus_p, paired_p
+from offramp.eval.guarantees.claims import (
     COST_SHARE,
     GROUP_SHARE,
     LEAST_GROUP,

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cascades.folder import embedded_names, read_folder
-from eval import differentiable
-from eval.differentiable import (
+from offramp.cascades.files.datafolder import embedded_names, read_folder
+from offramp.eval.papers import gates as differentiable
+from offramp.eval.papers.gates import (
     KINDS,
     LOSSES,
     SYSTEMS,
@@ -24,7 +24,7 @@ from eval.differentiable import (
     soft_cost,
     stored,
 )
-from features.outputs import Outputs, Stage
+from offramp.features.outputs import Outputs, Stage
 
 
 def test_soft_cost_is_that_of_coins_thrown_at_every_exit() -> None:
@@ -48,8 +48,8 @@ def test_hard_gates_stop_at_the_first_that_is_open() -> None:
 
 
 def test_every_system_has_a_name_and_a_command_line_of_its_own(tmp_path: Path) -> None:
-    from cascades.settings import parse
-    from cascades.training import Settings as Training
+    from offramp.cascades.command.settings import parse
+    from offramp.cascades.training.exits import Settings as Training
 
     assert {system.kind for system in SYSTEMS} | {f"sure {loss}" for loss in LOSSES} == set(KINDS)
     assert len({system.name for system in SYSTEMS}) == len(SYSTEMS)
@@ -101,7 +101,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def differentiable_classes() -> tuple[str, ...]:
-    from cascades.zoo import CIFAR_CLASSES
+    from offramp.cascades.models.zoo import CIFAR_CLASSES
 
     return CIFAR_CLASSES
 
@@ -121,8 +121,8 @@ def test_systems_are_trained_from_images_and_written_as_a_data_folder(
 
 
 def test_accuracy_and_cost_by_hand() -> None:
-    from cascades.costs import Costs, StageCost
-    from cascades.folder import DataFolder
+    from offramp.cascades.files.datafolder import DataFolder
+    from offramp.cascades.graph.costs import Costs, StageCost
 
     system = System("frozen", "expected", 0.1, frozen=True)
     costs = {f"{system.name}.e{i}": StageCost(system.name, 1.0, 0.5 if i < 3 else 0.0) for i in (1, 2, 3)}
@@ -155,7 +155,7 @@ def test_gates_on_confidences_trade_cost_for_error_and_keep_their_soft_cost() ->
 
 @pytest.mark.skipif(differentiable.SHIPPED not in embedded_names(), reason="LOUD: the trained gates do not come along")
 def test_the_tables_come_from_what_is_shipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from eval.papers import main
+    from offramp.eval.papers.__main__ import main
 
     assert main(["differentiable", "--out", str(tmp_path)]) == 0
     told = capsys.readouterr().out
@@ -167,7 +167,7 @@ def test_the_tables_come_from_what_is_shipped(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_bad_flags_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from eval.papers import main
+    from offramp.eval.papers.__main__ import main
 
     assert main(["differentiable", "--images", str(tmp_path), "--out", str(tmp_path / "o")]) == 2
     assert "--test" in capsys.readouterr().err
@@ -189,7 +189,7 @@ def test_labels_are_numbered_as_the_networks_classes(trained: Path, monkeypatch:
 def test_images_that_the_stored_outputs_are_not_of_are_refused_before_any_training(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eval.papers import main
+    from offramp.eval.papers.__main__ import main
 
     monkeypatch.setattr(differentiable, "FIT_ROWS", "200:")
     home = trained.parents[1]

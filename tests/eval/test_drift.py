@@ -12,12 +12,12 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from cascades.deployment import Bound, Certificate, Reference
-from eval.drift import Watch
-from eval.monitors import Find, Monitor, monitors_of, path_sets, risks
-from eval.reference import EDGES, Subject
-from eval.routinglog import NONE, Examples
-from eval.sequential import BLOCK, Bets, Urns
+from offramp.cascades.files.policy import Bound, Certificate, Reference
+from offramp.eval.guarantees.reference import EDGES, Subject
+from offramp.eval.monitoring.drift import Watch
+from offramp.eval.monitoring.monitors import Find, Monitor, monitors_of, path_sets, risks
+from offramp.eval.monitoring.routinglog import NONE, Examples
+from offramp.eval.monitoring.sequential import BLOCK, Bets, Urns
 
 PATHS = ("a", "b", "a>b")
 

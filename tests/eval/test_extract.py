@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cascades.costs import read_costs
-from cascades.extraction import Progress
-from cascades.folder import read_folder
-from cascades.weights import save_weights
-from cascades.zoo import CIFAR_CLASSES, ZOO, load_stage
-from eval.extract import LOCK, UNIT, main
+from offramp.cascades.files.datafolder import read_folder
+from offramp.cascades.graph.costs import read_costs
+from offramp.cascades.measuring.extraction import Progress
+from offramp.cascades.models.weights import save_weights
+from offramp.cascades.models.zoo import CIFAR_CLASSES, ZOO, load_stage
+from offramp.eval.extract import LOCK, UNIT, main
 
 torch = pytest.importorskip("torch")
 
@@ -413,7 +413,7 @@ def test_nonsense_is_refused_and_leaves_nothing(
 
 
 def test_help_comes_without_torch() -> None:
-    program = "import sys, eval.extract\ntry: eval.extract.main(['--help'])\nexcept SystemExit: pass\n"
+    program = "import sys; from offramp.eval import extract\ntry: extract.main(['--help'])\nexcept SystemExit: pass\n"
     program += "assert not {'torch', 'torchvision', 'timm', 'PIL'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "--pooled" in done.stdout
@@ -424,8 +424,8 @@ def test_help_comes_without_torch() -> None:
 SERVER = """
 import json, os, signal, sys, time
 from pathlib import Path
-from eval.extract import main
-from cascades import extraction
+from offramp.eval.extract import main
+from offramp.cascades.measuring import extraction
 
 def work(flags, seconds):
     # torch has one thread here and has been used, so that a fork has all it needs and begins at once

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from eval.files import Folder, frontier_frame, writable
-from eval.intervals import Bootstrap, interval
-from features.errors import InputError
+from offramp.eval.report.files import Folder, frontier_frame, writable
+from offramp.eval.report.intervals import Bootstrap, interval
+from offramp.features.errors import InputError
 
 
 def names(folder):

@@ -20,14 +20,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cascades.answers import LOSSES
-from cascades.chains import route_chain
-from cascades.folder import EMBEDDED, read_folder
-from cascades.hull import lower_hull
-from cascades.outcomes import single_outcomes
-from cascades.plain import from_plain
-from cascades.routing import coins, mixed
-from eval.frontier import FILES, LEAST_EXAMPLES, Settings, main
+from offramp.cascades.files.codec import from_plain
+from offramp.cascades.files.datafolder import EMBEDDED, read_folder
+from offramp.cascades.graph.hull import lower_hull
+from offramp.cascades.graph.routing import coins, mixed
+from offramp.cascades.learning.answers import LOSSES
+from offramp.cascades.learning.chains import route_chain
+from offramp.cascades.learning.outcomes import single_outcomes
+from offramp.eval.frontier import FILES, LEAST_EXAMPLES, Settings, main
 
 ROOT = Path(__file__).resolve().parents[2]
 POINTS = 4
@@ -378,7 +378,7 @@ def test_odd_costs_and_topologies_just_work(
 
 def test_help_explains_every_flag_and_needs_nothing() -> None:
     program = (
-        "import sys\nfrom eval.frontier import main\n"
+        "import sys\nfrom offramp.eval.frontier import main\n"
         "try:\n    main(['--help'])\n"
         "except SystemExit as left:\n"
         "    print('left with', left.code, sorted({'numpy', 'pandas', 'scipy', 'matplotlib', 'rich', *HEAVY}"

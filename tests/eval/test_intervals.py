@@ -3,7 +3,7 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 
-from eval.intervals import BLOCKS, Bootstrap, compare, estimate, interval, ratio, resampled
+from offramp.eval.report.intervals import BLOCKS, Bootstrap, compare, estimate, interval, ratio, resampled
 
 MANY = Bootstrap(draws=4000)
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascades.hull import lower_hull
-from cascades.routing import OperatingPoint, Routes, Routing
-from eval.metrics import (
+from offramp.cascades.graph.hull import lower_hull
+from offramp.cascades.graph.routing import OperatingPoint, Routes, Routing
+from offramp.eval.report.metrics import (
     METRICS,
     area,
     area_along,

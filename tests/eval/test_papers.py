@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cascades.folder import embedded_names, read_folder
+from offramp.cascades.files.datafolder import embedded_names, read_folder
 
 pytest.importorskip("torch", reason="running networks needs torch: install offramp[models]")
 
-from eval.papers import FLAWS, NETWORKS, PAPER_ROW, PUBLISHED, entropy_cascade, main
+from offramp.eval.papers.__main__ import main
+from offramp.eval.papers.branchynet import FLAWS, NETWORKS, PAPER_ROW, PUBLISHED, entropy_cascade
 
 SHIPPED = [name for name in NETWORKS if name in embedded_names()]
 
@@ -65,7 +66,7 @@ def test_the_paper_and_its_flaws_stand_in_the_table(table: Path) -> None:
 
 
 def test_live_entropy_stops_where_it_is_low() -> None:
-    from cascades.routing import Routes
+    from offramp.cascades.graph.routing import Routes
 
     routes = Routes(("a", "b"), ((0,), (0, 1)), np.array([[1.0, 0.0], [1.0, 2.0]]), "ms")
     live = entropy_cascade(routes, (0, 1), (-0.5,))
@@ -76,7 +77,7 @@ def test_live_entropy_stops_where_it_is_low() -> None:
 
 
 def test_savings_are_those_of_the_stored_outputs(tmp_path: Path) -> None:
-    from eval.papers import ADAPTIVE, ALLOWED, ROUTERS, ladder
+    from offramp.eval.papers.adaptive import ADAPTIVE, ALLOWED, ROUTERS, ladder
 
     assert main(["adaptive", "--points", "8", "--networks", "exits_resnet", "--out", str(tmp_path)]) == 0
     frame = pd.read_csv(tmp_path / "adaptive.csv")

@@ -5,10 +5,10 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
-from cascades.hull import lower_hull
-from eval.files import PIXELS_PER_INCH, frontier_frame
-from eval.picture import BAND, BETWEEN, LOOKS, frontier_picture
-from eval.verdict import NAMES
+from offramp.cascades.graph.hull import lower_hull
+from offramp.eval.report.files import PIXELS_PER_INCH, frontier_frame
+from offramp.eval.report.picture import BAND, BETWEEN, LOOKS, frontier_picture
+from offramp.eval.report.verdict import NAMES
 
 ROUTERS = ("policy", "joint", "myopic", "uniform", "soft_oracle", "hard_oracle")
 

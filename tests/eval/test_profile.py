@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cascades.costs import Costs, StageCost, read_costs, write_costs
-from cascades.profiling import OF_EXITS, WHAT, Line, fit_line
-from eval.profile import COLUMNS, COSTS, FILES, agreement, latency_picture, main, pixels_of, read_profile
+from offramp.cascades.graph.costs import Costs, StageCost, read_costs, write_costs
+from offramp.cascades.measuring.latency import OF_EXITS, WHAT, Line, fit_line
+from offramp.eval.profile import COLUMNS, COSTS, FILES, agreement, latency_picture, main, pixels_of, read_profile
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCHES = (1, 3)
@@ -150,7 +150,7 @@ def test_what_is_said(ran: tuple[Path, str], table: pd.DataFrame, record: dict[s
 
 def test_help_imports_nothing_heavy() -> None:
     program = (
-        "import sys\nfrom eval.profile import main\ntry:\n    main(['--help'])\nexcept SystemExit as left:\n"
+        "import sys\nfrom offramp.eval.profile import main\ntry:\n    main(['--help'])\nexcept SystemExit as left:\n"
         f"    print('left with', left.code, sorted({LIGHT!r} & set(sys.modules)))"
     )
     done = python("-W", "error", "-c", program)
@@ -212,7 +212,7 @@ class Photos:
 
 
 def wanting(resize: Any, crop: Any) -> Any:
-    from cascades.preprocessing import Preprocessing
+    from offramp.cascades.models.preprocessing import Preprocessing
 
     return SimpleNamespace(spec="m", preprocessing=Preprocessing(resize, crop, "bilinear", (0.5,) * 3, (0.5,) * 3))
 
@@ -237,7 +237,7 @@ def test_random_pixels_have_the_size_the_model_wants() -> None:
 
 
 def test_pixels_that_have_no_size() -> None:
-    from features.errors import InputError
+    from offramp.features.errors import InputError
 
     bare, none, two = wanting(None, None), Photos(), Photos((3, 3), (4, 4))
     with pytest.raises(InputError, match=r"m: expected --data, since this model takes images of any size"):
@@ -271,7 +271,7 @@ def test_profiles_agree_where_intervals_meet() -> None:
 
 
 def test_profiles_of_other_things_cannot_agree() -> None:
-    from features.errors import InputError
+    from offramp.features.errors import InputError
 
     with pytest.raises(InputError, match="no row in common"):
         agreement(rows(a=(5, 4, 6)), rows(b=(5, 4, 6)))
@@ -280,8 +280,8 @@ def test_profiles_of_other_things_cannot_agree() -> None:
 def test_broken_images_are_passed_over(tmp_path: Path) -> None:
     from PIL import Image
 
-    from cascades.images import open_images
-    from features.errors import InputError
+    from offramp.cascades.images.sources import open_images
+    from offramp.features.errors import InputError
 
     model = wanting(None, (4, 6))
     (tmp_path / "i" / "cat").mkdir(parents=True)
@@ -297,7 +297,7 @@ def test_broken_images_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_a_profile_is_read_back(tmp_path: Path) -> None:
-    from features.errors import InputError
+    from offramp.features.errors import InputError
 
     path = tmp_path / "profile.csv"
     rows(null=(5, 4, 6)).to_csv(path, index=False)
@@ -318,7 +318,7 @@ def test_a_profile_is_read_back(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def drawn() -> tuple[Any, dict[str, Line]]:
-    from eval.files import PIXELS_PER_INCH
+    from offramp.eval.report.files import PIXELS_PER_INCH
 
     batches, made, lines = (1, 8, 64), [], {}
     for stage, overhead, slope in (("small", 1.0, 0.1), ("la$rge$", 2.0, 0.9)):

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cascades.routing import Routes, Routing
-from eval.reference import confidences, reference_of
-from features.outputs import Outputs, Stage
+from offramp.cascades.graph.routing import Routes, Routing
+from offramp.eval.guarantees.reference import confidences, reference_of
+from offramp.features.outputs import Outputs, Stage
 
 
 def test_the_reference_by_hand(routes: Routes) -> None:

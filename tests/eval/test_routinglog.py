@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cascades.deployment import Reference
-from eval.reference import EDGES, Subject
-from eval.routinglog import LONGEST, NONE, Examples, Lines, Log, read_log, write_log
-from features.errors import InputError
+from offramp.cascades.files.policy import Reference
+from offramp.eval.guarantees.reference import EDGES, Subject
+from offramp.eval.monitoring.routinglog import LONGEST, NONE, Examples, Lines, Log, read_log, write_log
+from offramp.features.errors import InputError
 
 PATHS = ("a", "b", "a>b")
 

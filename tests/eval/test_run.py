@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cascades.folder import EMBEDDED, read_folder
+from offramp.cascades.files.datafolder import EMBEDDED, read_folder
 
 pytest.importorskip("torch", reason="running networks needs torch: install offramp[models]")
 
-from eval.run import PICTURES, extra_error, main, picked_on, wilson
-from features.errors import InputError
+from offramp.cascades.files.provenance import PICTURES
+from offramp.eval.measured.trial import extra_error, wilson
+from offramp.eval.run import main, picked_on
+from offramp.features.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("alexnet", "googlenet", "resnet")
@@ -101,7 +103,7 @@ def test_bad_input_is_told(flags: list[str], said: str, capsys: pytest.CaptureFi
 
 
 def test_policies_that_were_written_are_picked_by_their_table(tmp_path: Path) -> None:
-    from eval.frontier import main as frontier
+    from offramp.eval.frontier import main as frontier
 
     flags = ["--topology", "a_r", "--points", "3", "--policies", "constant,threshold"]
     assert frontier([*flags, "--out", str(tmp_path)]) == 0
@@ -131,7 +133,8 @@ def test_intervals_by_hand() -> None:
 
 def test_help_does_not_load_torch() -> None:
     code = (
-        "import sys; from eval.run import main\ntry: main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+        "import sys; from offramp.eval.run import main\ntry: main(['--help'])\n"
+        "except SystemExit: print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.rstrip().endswith("False")

@@ -13,25 +13,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cascades.deployment import (
-    Bound,
-    Certificate,
-    Deployment,
-    Target,
-    largest,
-    policies_digest,
-    write_deployment,
-)
-from cascades.fit import FitSettings
-from cascades.folder import DataFolder, keep_back, read_folder
-from cascades.points import digest_of, fit_points
-from cascades.targets import expected_of, solve
-from cascades.topology import parse_topology, unroll
-from features.evidence import EvidenceSettings
+from offramp.cascades.files.datafolder import DataFolder, keep_back, read_folder
+from offramp.cascades.files.policy import Bound, Certificate, Deployment, policies_digest, write_deployment
+from offramp.cascades.graph.routing import largest
+from offramp.cascades.graph.topology import parse_topology, unroll
+from offramp.cascades.learning.fit import FitSettings
+from offramp.cascades.learning.points import digest_of, fit_points
+from offramp.cascades.learning.targets import Target, expected_of, solve
+from offramp.features.evidence import EvidenceSettings
 
 pytest.importorskip("torch", reason="running networks needs torch: install offramp[models]")
 
-from eval.run import Settings, held_against, main, networks_noted, promised, warnings_of
+from offramp.cascades.files.provenance import networks_noted
+from offramp.eval.measured.promises import held_against, promised, warnings_of
+from offramp.eval.run import Settings, main
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("alexnet", "googlenet", "resnet")
@@ -143,7 +138,7 @@ def test_a_folder_will_do_and_own_devices_warn_of_nothing(
     """Also: a certificate is held against, and exits are not timed but counted where costs are not times."""
     import torch
 
-    from cascades.profiling import device_name
+    from offramp.cascades.measuring.latency import device_name
 
     costs = replace(deployment.costs, device=device_name(torch.device("cpu")))
     own = deployment.point, policies_digest(deployment.fitted)

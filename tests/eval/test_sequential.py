@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval.sequential import LARGEST, SHIFTS, Bets, Restarts, Urns, cuts, kept, thresholds, waiting, weight
+from offramp.eval.monitoring.sequential import (
+    LARGEST,
+    SHIFTS,
+    Bets,
+    Restarts,
+    Urns,
+    cuts,
+    kept,
+    thresholds,
+    waiting,
+    weight,
+)
 
 NOTE = np.zeros(1, dtype=np.int64)
 

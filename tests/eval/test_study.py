@@ -28,28 +28,23 @@ optuna = pytest.importorskip("optuna")
 
 from optuna.trial import FrozenTrial, TrialState  # noqa: E402
 
-from eval import study  # noqa: E402
-from eval.study import (  # noqa: E402
+from offramp.eval.tuning import study  # noqa: E402
+from offramp.eval.tuning.plan import Found, Plan, label  # noqa: E402
+from offramp.eval.tuning.storage import OutOfReachError, patiently, shown, storage_named  # noqa: E402
+from offramp.eval.tuning.study import (  # noqa: E402
     FAILURE,
     FOUND,
     RETRIES,
     SLOT,
-    Found,
-    OutOfReachError,
-    Plan,
     PrunedError,
     accounts,
     default_of,
     done,
     grid_point,
-    label,
     open_study,
-    patiently,
-    shown,
-    storage_named,
     work,
 )
-from features.errors import InputError  # noqa: E402
+from offramp.features.errors import InputError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 SPACE: dict[str, tuple[Any, ...]] = {"x": (0, 1, 2, 3), "y": (1.0, 0.5, 2.0), "z": (("a",), ("a", "b"), ())}
@@ -436,8 +431,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_study as t
-from eval.study import Found, open_study, work
-
+from offramp.eval.tuning.plan import Found, open_study, work  # noqa: E402
 log = open(sys.argv[2], "a", buffering=1)
 begun = []
 

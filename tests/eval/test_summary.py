@@ -4,11 +4,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cascades.hull import lower_hull
-from cascades.routing import OperatingPoint, Routing
-from eval.intervals import Bootstrap, Estimate
-from eval.metrics import METRICS, area_along
-from eval.summary import plain, summarise
+from offramp.cascades.graph.hull import lower_hull
+from offramp.cascades.graph.routing import OperatingPoint, Routing
+from offramp.eval.report.intervals import Bootstrap, Estimate
+from offramp.eval.report.metrics import METRICS, area_along
+from offramp.eval.report.summary import plain, summarise
 
 FEW = Bootstrap(draws=200)
 

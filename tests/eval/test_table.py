@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from eval.summary import summarise
-from eval.table import WIDTH, budget_table, number, show, speed_table
+from offramp.eval.report.summary import summarise
+from offramp.eval.report.table import WIDTH, budget_table, number, show, speed_table
 
 
 class Stream(io.StringIO):

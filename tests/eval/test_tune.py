@@ -19,9 +19,9 @@ import optuna
 import pandas as pd
 import pytest
 
-from cascades.answers import ANSWERS
-from cascades.costs import Costs, StageCost
-from cascades.deployment import (
+from offramp.cascades.files.codec import to_plain
+from offramp.cascades.files.datafolder import EMBEDDED, read_folder
+from offramp.cascades.files.policy import (
     Attempt,
     Bound,
     Certificate,
@@ -29,21 +29,22 @@ from cascades.deployment import (
     read_deployment,
     write_deployment,
 )
-from cascades.fit import FitSettings, fit_sweep, multiplied
-from cascades.folder import EMBEDDED, read_folder
-from cascades.plain import to_plain
-from cascades.routing import Routes, Routing
-from cascades.topology import parse_topology, unroll
-from eval import choose as choose_module
-from eval.choose import choose, conclude
-from eval.judge import Judge, Judged, percentile
-from eval.search import Searched, plan_of
-from eval.solved import Solved, solved
-from eval.study import SLOT, accounts, default_of, digest, label, open_study
-from eval.subtopologies import named_paths, sub_topologies
-from eval.task import Settings, Task, read_task
-from eval.tune import main
-from eval.tunefiles import FILES
+from offramp.cascades.graph.costs import Costs, StageCost
+from offramp.cascades.graph.routing import Routes, Routing
+from offramp.cascades.graph.topology import parse_topology, unroll
+from offramp.cascades.learning.answers import ANSWERS
+from offramp.cascades.learning.fit import FitSettings, fit_sweep, multiplied
+from offramp.eval.tune import main
+from offramp.eval.tuning import choose as choose_module
+from offramp.eval.tuning.choose import choose, conclude
+from offramp.eval.tuning.files import FILES
+from offramp.eval.tuning.judge import Judge, Judged, percentile
+from offramp.eval.tuning.plan import digest, label
+from offramp.eval.tuning.search import Searched, plan_of
+from offramp.eval.tuning.solve import Solved, solved
+from offramp.eval.tuning.study import SLOT, accounts, default_of, open_study
+from offramp.eval.tuning.subtopologies import named_paths, sub_topologies
+from offramp.eval.tuning.task import Settings, Task, read_task
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--folds", "2", "--points", "6")
@@ -431,7 +432,7 @@ def test_the_plain_policy_is_kept_unless_another_is_surely_ahead(small: Path, mo
         number = 1
         params = {name: label(v[0]) for name, v in task.space.items()} | {"softness": 0.0}
 
-    monkeypatch.setattr("eval.choose.ranking", lambda *_: [Trial()])
+    monkeypatch.setattr("offramp.eval.tuning.choose.ranking", lambda *_: [Trial()])
     n = 100
 
     def kept(saving: float, noise: float) -> bool:
@@ -585,7 +586,7 @@ def test_an_interrupt_while_the_best_are_judged_again_loses_nothing(
             raise KeyboardInterrupt
         return choose(task, plain, searched)
 
-    monkeypatch.setattr("eval.choose.choose", stopped)
+    monkeypatch.setattr("offramp.eval.tuning.choose.choose", stopped)
     assert main(flags(small, tmp_path, "--trials", "2")) == 130
     assert summary(tmp_path)["test"] is None
     assert summary(tmp_path)["stopped"].startswith("interrupted; all trials are done")
@@ -670,7 +671,7 @@ def test_a_study_whose_data_or_space_changed_is_refused(
     assert f"{way_out}, found one with another target" in refused("--min-accuracy", "0.7")
     assert "another folds, seed, loss or policies" in refused("--folds", "3")
     assert "search space" in refused("--policies", "constant,value")
-    monkeypatch.setattr("cascades.fit.MULTIPLIERS", (1.0, 3.0))
+    monkeypatch.setattr("offramp.cascades.learning.fit.MULTIPLIERS", (1.0, 3.0))
     assert "another search space" in refused()
     monkeypatch.undo()
     with np.load(small / "fit.outputs.npz") as arrays:
@@ -688,7 +689,8 @@ def test_the_digest_of_a_space_knows_its_order_and_values() -> None:
 
 def test_nothing_heavy_is_imported_for_help() -> None:
     code = (
-        "import sys; from eval.tune import main\ntry:\n main(['--help'])\nexcept SystemExit: pass\nprint(*sys.modules)"
+        "import sys; from offramp.eval.tune import main\ntry:\n main(['--help'])\n"
+        "except SystemExit: pass\nprint(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     modules = set(done.stdout.rpartition("\n")[2].split() or done.stdout.split())

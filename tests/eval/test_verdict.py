@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from eval.verdict import NAMES, THRESHOLDS, verdict
+from offramp.eval.report.verdict import NAMES, THRESHOLDS, verdict
 
 
 def estimate(low, high):

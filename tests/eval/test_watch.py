@@ -17,23 +17,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cascades.deployment import (
-    Bound,
-    Certificate,
-    Deployment,
-    Expected,
-    Target,
-    policies_digest,
-    write_deployment,
-)
-from cascades.fit import FitSettings
-from cascades.folder import keep_back, read_folder
-from cascades.points import digest_of, fit_points
-from cascades.topology import parse_topology, unroll
-from eval.reference import confidences, path_names, reference_of
-from eval.routinglog import NONE, write_log
-from eval.watch import ALARM, HEAD, main
-from features.outputs import Floats
+from offramp.cascades.files.datafolder import keep_back, read_folder
+from offramp.cascades.files.policy import Bound, Certificate, Deployment, policies_digest, write_deployment
+from offramp.cascades.graph.topology import parse_topology, unroll
+from offramp.cascades.learning.fit import FitSettings
+from offramp.cascades.learning.points import digest_of, fit_points
+from offramp.cascades.learning.targets import Expected, Target
+from offramp.eval.guarantees.reference import confidences, path_names, reference_of
+from offramp.eval.monitoring.routinglog import NONE, write_log
+from offramp.eval.watch import ALARM, HEAD, main
+from offramp.features.outputs import Floats
 
 ROOT = Path(__file__).parents[2]
 
@@ -462,7 +455,7 @@ def test_a_stream_is_watched_as_it_comes(
 
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from eval.watch import main\ntry: main(['--help'])\n"
+        "import sys; from offramp.eval.watch import main\ntry: main(['--help'])\n"
         "except SystemExit: print({'torch', 'pandas', 'scipy', 'pyarrow', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from features.belief import (
+from offramp.features.belief.pooling import (
     OUT,
     POOL_PRIOR,
     PRIOR_EXAMPLES,
@@ -17,7 +17,7 @@ from features.belief import (
     correct,
     fit_weights,
 )
-from features.outputs import Floats, Ints
+from offramp.features.outputs import Floats, Ints
 
 NONE = np.zeros(0)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit
 
-from features.calibration import (
+from offramp.features.belief.calibration import (
     LEAST,
     MANY_CLASSES,
     SHRINK,
@@ -18,7 +18,7 @@ from features.calibration import (
     fit_answers,
     fit_temperature,
 )
-from features.outputs import NO_ANSWER, Floats, Ints, Stage
+from offramp.features.outputs import NO_ANSWER, Floats, Ints, Stage
 
 # --- temperatures
 

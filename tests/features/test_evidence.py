@@ -10,14 +10,15 @@ import pytest
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
-from cascades.plain import to_plain
-from features import evidence
-from features.belief import FLOOR, OUT, Pool
-from features.calibration import MANY_CLASSES, fit_answers, fit_temperature
-from features.evidence import EvidenceSettings, Path, Reader, Reading, View, fit_reader
-from features.glance import FARTHEST, FEATURES, glance
-from features.outputs import NO_ANSWER, Floats, Ints, Outputs, Stage
-from features.reading import read_parts
+from offramp.cascades.files.codec import to_plain
+from offramp.features import evidence, fitting
+from offramp.features.belief.calibration import MANY_CLASSES, fit_answers, fit_temperature
+from offramp.features.belief.pooling import FLOOR, OUT, Pool
+from offramp.features.confidence import FARTHEST, FEATURES, glance
+from offramp.features.evidence import EvidenceSettings, Path, Reader, Reading, View
+from offramp.features.fitting import fit_reader
+from offramp.features.outputs import NO_ANSWER, Floats, Ints, Outputs, Stage
+from offramp.features.store.reading import read_parts
 
 
 @pytest.fixture(autouse=True)
@@ -260,8 +261,8 @@ def weights_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
     def fixed(columns: Floats, _out: object, _label: Ints, _stages: int) -> Pool:
         return Pool(np.linspace(0.5, 1, columns.shape[2]), np.zeros(0), np.zeros(0), np.zeros(0))
 
-    monkeypatch.setattr(evidence, "FEW", 0)
-    monkeypatch.setattr(evidence, "fit_weights", fixed)
+    monkeypatch.setattr(fitting, "FEW", 0)
+    monkeypatch.setattr(fitting, "fit_weights", fixed)
 
 
 def differing(outputs: Outputs, fold: int) -> Iterator[tuple[bool, bool]]:
@@ -280,7 +281,7 @@ def differing(outputs: Outputs, fold: int) -> Iterator[tuple[bool, bool]]:
 def test_a_fold_s_evidence_from_logits_does_not_know_its_labels(
     c: int, fold: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evidence, "CORRECTED_CLASSES", 0)  # whether to correct is decided on all; see below
+    monkeypatch.setattr(fitting, "CORRECTED_CLASSES", 0)  # whether to correct is decided on all; see below
     assert list(differing(logits(300, c=c), fold)) == [(False, True)] * 3
 
 
@@ -292,7 +293,7 @@ def test_a_fold_s_evidence_from_answers_does_not_but_for_the_weights(
     kind: str, c: int, fold: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # the weights stand on calibrations of the other folds, each of which has seen the labels of this one
-    monkeypatch.setattr(evidence, "CORRECTED_CLASSES", 0)
+    monkeypatch.setattr(fitting, "CORRECTED_CLASSES", 0)
     assert list(differing(world(kind, c, n=300), fold)) == [(False, True)] * 3
 
 
@@ -323,7 +324,7 @@ def test_corrections_are_kept_from_the_examples_they_are_judged_on(fold: int) ->
 def test_beliefs_of_a_fold_are_by_what_the_other_folds_taught(many: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs, path = confusing(), (0, 1)
     labels, folds = outputs.labels, folds_of(outputs)
-    monkeypatch.setattr(evidence, "FEW", len(outputs) - many)
+    monkeypatch.setattr(fitting, "FEW", len(outputs) - many)
     reader, reading = fitted(outputs)
     columns, spoken, _ = evidence.Said(reader, outputs).at(path)
     pool = evidence.fit_weights(columns, None, labels, 2)
@@ -342,7 +343,7 @@ def test_beliefs_of_a_fold_are_by_what_the_other_folds_taught(many: bool, monkey
 def test_uncorrected_beliefs_too(many: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs, path = logits(c=MANY), (0, 1)
     labels, folds = outputs.labels, folds_of(outputs)
-    monkeypatch.setattr(evidence, "FEW", len(outputs) - many)
+    monkeypatch.setattr(fitting, "FEW", len(outputs) - many)
     reader, reading = fitted(outputs)
     said = evidence.Said(reader, outputs)
     columns, spoken, out = said.at(path)
@@ -362,10 +363,10 @@ def test_uncorrected_beliefs_too(many: bool, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_gain_counts_from_its_standard_error() -> None:
     # mean 1, deviation 2, so a standard error of 1 with four
-    assert not evidence.surely_positive(np.array([3.0, -1.0, 3.0, -1.0]))
-    assert evidence.surely_positive(np.array([3.0, -1.0, 3.0, -1.0, 3.0, -1.0]))
-    assert not evidence.surely_positive(np.array([-1.0, -1.0]))
-    assert not evidence.surely_positive(np.zeros(3))
+    assert not fitting.surely_positive(np.array([3.0, -1.0, 3.0, -1.0]))
+    assert fitting.surely_positive(np.array([3.0, -1.0, 3.0, -1.0, 3.0, -1.0]))
+    assert not fitting.surely_positive(np.array([-1.0, -1.0]))
+    assert not fitting.surely_positive(np.zeros(3))
 
 
 def test_a_correction_is_used_only_where_it_helps_held_out() -> None:
@@ -677,10 +678,12 @@ def test_where_nobody_names_the_label_nobody_is_believed() -> None:
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_the_two_ways_agree_where_all_classes_are_ranked(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evidence, "CORRECTED_CLASSES", 0)  # only where the alternatives are the classes
+    monkeypatch.setattr(fitting, "CORRECTED_CLASSES", 0)
     outputs = logits(800, c=4, dtype=dtype)
     reading = fitted(outputs, EvidenceSettings(ranks=4))[1]
     few = {path: reading.view(path) for path in every_path(2)}
     monkeypatch.setattr(evidence, "MANY_CLASSES", 3)
+    monkeypatch.setattr(fitting, "MANY_CLASSES", 3)
     many = fitted(outputs, EvidenceSettings(ranks=4))[1]
     for path in every_path(2):
         dense_view, sparse_view = few[path], many.view(path)

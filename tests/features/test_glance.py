@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from features import glance as module
-from features.glance import FARTHEST, FEATURES, TOP, Glance, glance
-from features.outputs import Floats
+from offramp.features import confidence as module
+from offramp.features.confidence import FARTHEST, FEATURES, TOP, Glance, glance
+from offramp.features.outputs import Floats
 
 
 def noise(n: int, c: int, dtype: str = "float32", seed: int = 0, spread: float = 2.0) -> Floats:

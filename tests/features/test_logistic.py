@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from features.logistic import weighted_logistic
-from features.outputs import Floats
+from offramp.features.numeric.logistic import weighted_logistic
+from offramp.features.outputs import Floats
 
 Problem = tuple[Floats, Floats, Floats]
 

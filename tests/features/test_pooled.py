@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from features.errors import InputError
-from features.evidence import EvidenceSettings, fit_reader
-from features.outputs import Outputs, Stage
-from features.pooled import COMPONENTS, fit_pooled
+from offramp.features.belief.pooled import COMPONENTS, fit_pooled
+from offramp.features.errors import InputError
+from offramp.features.evidence import EvidenceSettings
+from offramp.features.fitting import fit_reader
+from offramp.features.outputs import Outputs, Stage
 
 PATHS = ((0,),)
 

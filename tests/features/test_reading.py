@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from features import reading
-from features.errors import InputError
-from features.outputs import Outputs
-from features.reading import read_parts
+from offramp.features.errors import InputError
+from offramp.features.outputs import Outputs
+from offramp.features.store import reading
+from offramp.features.store.reading import read_parts
 
 LABELS = np.array([0, 1, 2, 1])
 LOGITS = np.arange(12, dtype=np.float32).reshape(4, 3)

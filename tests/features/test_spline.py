@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from features.outputs import Floats
-from features.spline import Spline, fit_spline
+from offramp.features.numeric.spline import Spline, fit_spline
+from offramp.features.outputs import Floats
 
 
 def column_of(*values: float) -> Floats:

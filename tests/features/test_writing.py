@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pyarrow import parquet
 
-from features import reading
-from features.errors import InputError
-from features.outputs import Outputs, Stage
-from features.reading import read_parts
-from features.writing import replacing, write_outputs
+from offramp.features.errors import InputError
+from offramp.features.outputs import Outputs, Stage
+from offramp.features.store import reading
+from offramp.features.store.atomic import replacing
+from offramp.features.store.reading import read_parts
+from offramp.features.store.writing import write_outputs
 
 ROOT = Path(__file__).resolve().parents[2]
 PER_TEST_FOLDER = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -152,7 +153,7 @@ def test_a_block_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 def test_a_killed_run_leaves_the_old_file(tmp_path: Path) -> None:
     path = write_outputs(logits(), tmp_path)
     code = (
-        "import os, sys, pathlib; from features.writing import replacing\n"
+        "import os, sys, pathlib; from offramp.features.store.atomic import replacing\n"
         "with replacing(pathlib.Path(sys.argv[1])) as temporary: temporary.write_text('half'); os._exit(9)"
     )
     run = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})

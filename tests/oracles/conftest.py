@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from cascades.costs import Costs, StageCost
-from cascades.outcomes import Outcomes
-from cascades.routing import Routes
-from cascades.topology import parse_topology, unroll
+from offramp.cascades.graph.costs import Costs, StageCost
+from offramp.cascades.graph.routing import Routes
+from offramp.cascades.graph.topology import parse_topology, unroll
+from offramp.cascades.learning.outcomes import Outcomes
 
 LETTERS = "abcde"
 

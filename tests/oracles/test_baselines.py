@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascades.chains import route_chain
-from cascades.hull import lower_hull
-from cascades.outcomes import Outcomes
-from cascades.routing import Routes
-from oracles.joint import joint
-from oracles.myopic import myopic
-from oracles.single import entered_directly, single
-from oracles.threshold import best_cuts, threshold
-from oracles.uniform import uniform
+from offramp.cascades.graph.hull import lower_hull
+from offramp.cascades.graph.routing import Routes
+from offramp.cascades.learning.chains import route_chain
+from offramp.cascades.learning.outcomes import Outcomes
+from offramp.oracles.joint import joint
+from offramp.oracles.myopic import myopic
+from offramp.oracles.single import entered_directly, single
+from offramp.oracles.threshold import threshold
+from offramp.oracles.uniform import uniform
+from offramp.policies.cuts import best_cuts
 
 PRICES = np.array([1e-3, 0.02, 0.05, 0.2])
 

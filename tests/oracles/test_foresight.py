@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascades.outcomes import Outcomes
-from cascades.routing import Routes
-from features.outputs import Floats
-from oracles import ORACLES
-from oracles.foresight import BITS, patterns
+from offramp.cascades.graph.routing import Routes
+from offramp.cascades.learning.outcomes import Outcomes
+from offramp.features.outputs import Floats
+from offramp.oracles import ORACLES
+from offramp.oracles.foresight import BITS, patterns
 
 # Stages a, b, c cost 1, 3, 9. Right is 0.
 BY_HAND = np.array(

@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cascades.outcomes import Outcomes
-from cascades.routing import OperatingPoint, Routes
-from oracles import ORACLES
+from offramp.cascades.graph.routing import OperatingPoint, Routes
+from offramp.cascades.learning.outcomes import Outcomes
+from offramp.oracles import ORACLES
 
 PRICES = np.array([1e-4, 1e-3, 1e-2, 0.05, 0.3])
 TOPOLOGIES = [(1, ""), (2, ""), (3, ""), (4, ""), (3, "a>b,c;b>c"), (3, "a>b,c"), (3, "a>b;c"), (4, "a>b,c;b>d;c>d")]

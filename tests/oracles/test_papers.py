@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cascades.costs import Costs, StageCost
-from cascades.outcomes import Outcomes
-from cascades.routing import OperatingPoint, Routes
-from cascades.topology import parse_topology, unroll
-from oracles import ORACLES
+from offramp.cascades.graph.costs import Costs, StageCost
+from offramp.cascades.graph.routing import OperatingPoint, Routes
+from offramp.cascades.graph.topology import parse_topology, unroll
+from offramp.cascades.learning.outcomes import Outcomes
+from offramp.oracles import ORACLES
 
 HERE = Path(__file__).resolve().parents[2]
 PLACES = (HERE / "cascades" / "embedded" / "imagenet", HERE.parent / "shared" / "data" / "imagenet-agr")

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascades.outcomes import Outcomes
-from cascades.routing import OperatingPoint, Routes
-from oracles import ORACLES
+from offramp.cascades.graph.routing import OperatingPoint, Routes
+from offramp.cascades.learning.outcomes import Outcomes
+from offramp.oracles import ORACLES
 
 PRICES = np.array([0.0, 1e-3, 1e-2, 0.05, 0.3])
 RANDOM = {"uniform"}

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from sklearn.ensemble import HistGradientBoostingRegressor
 
-from features.outputs import Floats
-from policies import boosted
-from policies.boosted import Boosted, Trees, _average, _unpack
-from policies.policy import Decision
+from offramp.features.outputs import Floats
+from offramp.policies import boosted
+from offramp.policies.boosted import Boosted, Trees, _average, _unpack
+from offramp.policies.policy import Decision
 
 
 def table(n: int, seed: int = 0) -> tuple[Floats, Floats]:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from cascades.fit import FitSettings
-from cascades.plain import from_plain, to_plain
-from eval.study import label
-from features.outputs import Floats, Ints
-from policies import DEFAULT_POLICIES, POLICIES
-from policies.policy import Decision, Policy, cross_fit, named
+from offramp.cascades.files.codec import from_plain, to_plain
+from offramp.cascades.learning.fit import FitSettings
+from offramp.eval.tuning.plan import label
+from offramp.features.outputs import Floats, Ints
+from offramp.policies import DEFAULT_POLICIES, POLICIES
+from offramp.policies.policy import Decision, Policy, cross_fit, named
 
 COLUMNS = ("belief.doubt", "belief.entropy", "a.entropy", "a.margin", "a~b.same", "a.on_belief", "a.gate")
 PRICES = 4

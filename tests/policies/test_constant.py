@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from policies.constant import Constant, ConstantRules
-from policies.policy import Decision
+from offramp.policies.constant import Constant, ConstantRules
+from offramp.policies.policy import Decision
 
 
 def decision(costs: object) -> Decision:

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.outputs import Floats
-from policies.entropy import Entropy, best_pair, knee, own_column, paper_grid
-from policies.gate import Gate
-from policies.policy import Decision
+from offramp.eval.papers.branchynet import knee, paper_grid
+from offramp.features.outputs import Floats
+from offramp.policies.cuts import best_pair
+from offramp.policies.entropy import Entropy, own_column
+from offramp.policies.gate import Gate
+from offramp.policies.policy import Decision
 
 PRICES = np.array([0.0, 0.1, 0.5, 2.0])
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from features.outputs import Floats, Ints
-from policies import logistic
-from policies.logistic import Logistic, LogisticRules
-from policies.policy import Decision
+from offramp.features.outputs import Floats, Ints
+from offramp.policies import logistic
+from offramp.policies.logistic import Logistic, LogisticRules
+from offramp.policies.policy import Decision
 
 NAMES = ("a.entropy", "b.margin", "elsewhere")
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies import threshold
-from policies.policy import Decision
-from policies.threshold import Threshold, ThresholdRules, best_intervals
+from offramp.policies import threshold
+from offramp.policies.cuts import best_intervals
+from offramp.policies.policy import Decision
+from offramp.policies.threshold import Threshold, ThresholdRules
 
 
 def brute_force(score: np.ndarray, costs: np.ndarray) -> float:

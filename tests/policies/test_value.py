@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from features.outputs import Floats
-from features.spline import Spline, fit_spline
-from policies.policy import Decision
-from policies.value import Value, ValueRules, ridge_regression
+from offramp.features.numeric.spline import Spline, fit_spline
+from offramp.features.outputs import Floats
+from offramp.policies.policy import Decision
+from offramp.policies.value import Value, ValueRules, ridge_regression
 
 
 def decision(n: int = 300, actions: int = 3, prices: int = 4, seed: int = 0) -> Decision:

@@ -1,0 +1,1 @@
+"""Files that are read and written: policies, data folders, where they come from."""

@@ -1,0 +1,224 @@
+"""Fitted objects turned into JSON and back, bit for bit; reading one runs no code."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from offramp.cascades.graph.routing import Routes
+from offramp.cascades.learning.cascade import Sweep, UnionRules
+from offramp.features.belief.calibration import AnswerCalibration
+from offramp.features.belief.cooccurrence import Company
+from offramp.features.belief.pooled import PooledDoubt
+from offramp.features.belief.pooling import Pool
+from offramp.features.errors import InputError
+from offramp.features.evidence import EvidenceSettings, Reader
+from offramp.features.numeric.spline import Spline
+from offramp.policies.boosted import BoostedRules, Trees
+from offramp.policies.constant import ConstantRules
+from offramp.policies.logistic import LogisticRules
+from offramp.policies.threshold import ThresholdRules
+from offramp.policies.value import ValueRules
+
+TYPES: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (
+        *(Sweep, UnionRules, Routes, Reader, EvidenceSettings, Pool, PooledDoubt, AnswerCalibration, Company, Spline),
+        *(ConstantRules, ThresholdRules, LogisticRules, ValueRules, BoostedRules, Trees),
+    )
+}
+"""What a file may hold: nothing else is ever made from one. A new policy's rules join here."""
+
+DTYPES = {"f": "float64", "i": "int64", "u": "int64", "b": "bool"}
+NUMBERS: dict[str, set[type]] = {"float64": {float, int}, "int64": {int}, "bool": {bool}}
+UNFINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+
+LARGEST_FILE = 128 * 2**20
+"""Bytes of a file of policies at most. Fifty points of three networks take 0.3 MB, of ImageNet's ranked answers 2 MB;
+eight stages with every jump allowed some 50 MB."""
+
+MOST_CONTAINERS = 2_000_000
+MOST_VALUES = 8_000_000
+"""Lists and objects, and values, in a file at most: three bytes of a file can take a hundred of memory. The policies
+above have a thousand containers and 14,000 to 350,000 values; a file that is refused took less than 1 GB."""
+
+LONGEST_SIDE = 10_000_000
+"""An array without a number in it could still claim any shape."""
+
+MOST_KEYS = 10_000
+"""Keys of a map at most; a topology has no more paths."""
+
+LONGEST_NUMBER = 400
+"""Characters of a number at most: no double needs more than 25, and reading digits takes time."""
+
+SHOWN = 80
+"""Characters of what was found that a message repeats."""
+
+
+def to_plain(value: Any) -> Any:
+    """JSON's own types for a fitted object: dataclasses with their type's name, arrays with shape and dtype.
+
+    Floats are float64 and keep every bit; NaN and infinity, which JSON lacks, are texts.
+
+    >>> to_plain(np.array([[1.5, np.inf]]))
+    {'array': 'float64', 'shape': [1, 2], 'values': [1.5, 'inf']}
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"type": type(value).__name__} | {f.name: to_plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, np.ndarray):
+        array = value.astype(DTYPES[value.dtype.kind])
+        return {"array": str(array.dtype), "shape": list(array.shape), "values": to_plain(array.ravel().tolist())}
+    if isinstance(value, Mapping):
+        return {"map": [[to_plain(key), to_plain(item)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return to_plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def from_plain(value: Any, where: str = "") -> Any:
+    """The object that ``to_plain`` wrote. Raises InputError, naming ``where``, for what it can't have written.
+
+    What is made has the right types' names and whole arrays; whether they fit together is for
+    ``cascades.files.validation``.
+
+    >>> from_plain(to_plain(ConstantRules(np.array([0, 1])))).action.tolist()
+    [0, 1]
+    """
+    if isinstance(value, list):
+        return tuple(from_plain(item, where) for item in value)
+    if not isinstance(value, dict):
+        return value
+    try:
+        if "array" in value:
+            return _array(value, where)
+        if "map" in value:
+            if len(value["map"]) > MOST_KEYS or len(value) != 1:
+                raise InputError(f"a map of at most {MOST_KEYS} keys", f"{len(value['map'])}", where)
+            found = {from_plain(key, where): from_plain(item, where) for key, item in value["map"]}
+            if len(found) != len(value["map"]):
+                raise InputError("every key of a map once", "one that stands twice", where)
+            return found
+        kind = TYPES[value["type"]]
+        given = {key: from_plain(item, where) for key, item in value.items() if key != "type"}
+        return kind(**{f.name: _float(f.type, given.pop(f.name)) for f in fields(kind)}, **given)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError("what this program writes", brief(error), where) from None
+
+
+def _array(value: dict[str, Any], where: str) -> Any:
+    kind, shape, values = value["array"], value["shape"], value["values"]
+    if kind not in NUMBERS:
+        raise InputError(f"an array of {', '.join(sorted(NUMBERS))}", repr(kind)[:SHOWN], where)
+    if any(type(side) is not int or not 0 <= side <= LONGEST_SIDE for side in shape) or len(shape) > 4:
+        raise InputError("the shape of an array", repr(shape)[:SHOWN], where)
+    if not isinstance(values, list) or math.prod(shape) != len(values):
+        raise InputError(f"{math.prod(shape)} values in an array of shape {shape}", "others", where)
+    numbers = [UNFINITE[v] if isinstance(v, str) else v for v in values] if kind == "float64" else values
+    if strange := {type(v) for v in numbers} - NUMBERS[kind]:
+        found = ", ".join(sorted(each.__name__ for each in strange))
+        raise InputError(f"numbers in an array of {kind}", found, where)
+    return np.array(numbers, dtype=kind).reshape(shape)
+
+
+def _float(kind: Any, value: Any) -> Any:
+    """A number field that held NaN or infinity."""
+    return UNFINITE[value] if kind == "float" and isinstance(value, str) else value
+
+
+def brief(found: object) -> str:
+    """What was found, cut to what a line can hold; of an error its kind and what it says."""
+    if isinstance(found, Exception):
+        return f"{type(found).__name__} {str(found)[:SHOWN]}"
+    return str(found)[:SHOWN]
+
+
+def too_much(content: bytes) -> str:
+    """What of a file's content is more than ``read_json`` would read; empty if nothing is."""
+    if len(content) > LARGEST_FILE:
+        return f"more than {LARGEST_FILE // 2**20} MB, which none has"
+    if content.count(b"[") + content.count(b"{") > MOST_CONTAINERS or content.count(b",") > MOST_VALUES:
+        return f"more than {MOST_VALUES:,} values or {MOST_CONTAINERS:,} lists, which none has"
+    return ""
+
+
+def read_json(path: Path, what: str) -> Any:
+    """The JSON in ``path``, which is to be ``what`` ("a policy file"), in bounded time and memory.
+
+    Raises InputError for a file that can't be read, is no plain file, or is larger than ``LARGEST_FILE``; for what is
+    no JSON as the standard has it (NaN, infinity), nested too deeply, or more than any file of this program's; for
+    a key that stands twice, and for numbers that no double and no 64-bit integer holds.
+    """
+    where = str(path)
+
+    def refuse(found: str) -> InputError:
+        return InputError(what, found, where)
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise refuse(f"the key {twice[:SHOWN]!r} twice")
+        return found
+
+    def whole(digits: str) -> int:
+        if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
+            raise refuse(f"a whole number of {len(digits.lstrip('-'))} digits")
+        return int(digits)
+
+    def real(digits: str) -> float:
+        if len(digits) > LONGEST_NUMBER or not math.isfinite(number := float(digits)):
+            raise refuse(f"a number of {len(digits)} characters that is too large: {digits[:20]}")
+        return number
+
+    def constant(name: str) -> float:
+        raise refuse(f"{name}, which is no number")
+
+    try:
+        if not path.is_file():
+            raise refuse("a folder" if path.is_dir() else "No such file" if not path.exists() else "no plain file")
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        if excess := too_much(content):
+            raise refuse(excess)
+        text = content.decode("utf-8")
+        del content
+        return json.loads(text, object_pairs_hook=once, parse_int=whole, parse_float=real, parse_constant=constant)
+    except UnicodeDecodeError as error:
+        raise refuse(f"no text in UTF-8 (byte 0x{error.object[error.start]:02x} at {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise refuse(f"no JSON ({error.msg} in line {error.lineno}, column {error.colno})") from None
+    except RecursionError:
+        raise refuse("JSON nested too deeply") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise refuse(getattr(error, "strerror", None) or brief(error)) from error
+
+
+def describe(sweep: Sweep) -> list[dict[str, Any]]:
+    """For people: each price's entry, and for every path the family picked and its rule in words."""
+    named = {path: " > ".join(sweep.routes.stages[s] for s in path) for path in sweep.routes.paths}
+    return [
+        {
+            "price": float(price) if price > 0 else None,  # None: one stage and nothing else
+            "entry": named[sweep.routes.paths[int(entry)]],
+            "rules": {
+                named[path]: {"family": rule.family(i), "rule": str(rule.take(np.array([i])))}
+                for path, rule in sweep.rules.items()
+            },
+        }
+        for i, (price, entry) in enumerate(zip(sweep.prices, sweep.entry, strict=True))
+    ]

@@ -1,0 +1,1 @@
+"""Topologies, costs and routes."""

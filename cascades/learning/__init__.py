@@ -1,0 +1,1 @@
+"""Outputs turned into fitted cascades."""

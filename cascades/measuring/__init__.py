@@ -1,0 +1,1 @@
+"""Networks turned into outputs and measured times."""

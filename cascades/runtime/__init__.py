@@ -1,0 +1,1 @@
+"""Fitted cascades turned into live decisions."""

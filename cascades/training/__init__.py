@@ -1,0 +1,1 @@
+"""Labelled images turned into trained networks and exits."""

@@ -1,0 +1,1 @@
+"""Cascades measured on images."""

@@ -1,0 +1,1 @@
+"""Tables of the papers with our numbers beside them."""

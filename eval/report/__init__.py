@@ -1,0 +1,1 @@
+"""Operating points turned into tables, pictures and verdicts."""

@@ -1,0 +1,1 @@
+"""Outputs read from files and written to files."""

@@ -1,0 +1,1 @@
+"""Learn where each input should stop."""
