@@ -49,7 +49,7 @@ def overhead(add: Callable[..., None], seconds: float) -> None:
     from offramp.cascades.graph.topology import parse_topology, unroll
     from offramp.cascades.models.zoo import load_cascade
     from offramp.cascades.runtime.decide import live_cascade
-    from offramp.cascades.runtime.folded import Reckoner
+    from offramp.cascades.runtime.folded import FoldedPolicy
     from offramp.cascades.runtime.networks import networks
     from offramp.eval.run import Settings, pick_cascades
 
@@ -66,7 +66,7 @@ def overhead(add: Callable[..., None], seconds: float) -> None:
         i
         for i in range(len(fitted.sweep.prices))
         if (live := live_cascade(fitted, i)).plans[0].entry == first
-        and isinstance(decide := live.plans[0].decide[first], Reckoner)
+        and isinstance(decide := live.plans[0].decide[first], FoldedPolicy)
         and decide.score is not None
     )
     decide = live_cascade(fitted, point).plans[0].decide[first]

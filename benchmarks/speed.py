@@ -80,12 +80,12 @@ def main_job(add: Callable[..., None]) -> None:
 
 
 def logits(add: Callable[..., None]) -> None:
-    from offramp.features.confidence import glance
+    from offramp.features.confidence import read_confidence
 
     z = np.random.default_rng(0).standard_normal((50_000, 1_000), dtype=np.float32) * 3
     target = np.empty_like(z)
     copy = fastest(lambda: np.copyto(target, z))
-    seen = fastest(lambda: glance(z))
+    seen = fastest(lambda: read_confidence(z))
     add("confidence pass over 50,000 x 1,000 logits, in copies of the array", ratio=seen / copy, ratio_limit=4)
     z = target = np.empty(0)
     with tempfile.TemporaryDirectory() as folder:

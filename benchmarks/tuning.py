@@ -26,10 +26,10 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 from offramp.eval.tuning.choose import DOUBT, choices_of, finalist, measured_on_test
+from offramp.eval.tuning.problem import Settings, read_problem
 from offramp.eval.tuning.search import ranking, search
 from offramp.eval.tuning.solve import solved
 from offramp.eval.tuning.study import FOUND, SLOT, done
-from offramp.eval.tuning.task import Settings, read_task
 
 SAMPLERS = ("tpe", "random", "grid")
 RESULTS = Path(__file__).parent / "results" / "tuning.csv"
@@ -38,30 +38,30 @@ KEYS = ["data", "target", "trials", "sampler", "seed"]
 
 def measure(settings: Settings) -> dict[str, object]:
     """One study: its best trial beside the plain policy."""
-    task = read_task(settings)
-    plain = solved(task, task.plain, task.topology)
+    problem = read_problem(settings)
+    plain = solved(problem, problem.plain, problem.topology)
     begin, used = time.perf_counter(), time.process_time()
-    searched = search(task, plain)
+    searched = search(problem, plain)
     seconds, cpu = time.perf_counter() - begin, time.process_time() - used
-    found = finalist(task, plain, searched)
+    found = finalist(problem, plain, searched)
     first = next(t for t in done(searched.trials, feasible=False) if t.user_attrs[SLOT] == 0)
-    best = ranking(task, searched.trials)[0]
+    best = ranking(problem, searched.trials)[0]
     trial, mean, error = found or (first, 0.0, 0.0)
-    other = plain if trial is first else solved(task, *task.chosen(choices_of(task, trial)))
-    tested = measured_on_test(task, plain, other)
+    other = plain if trial is first else solved(problem, *problem.chosen(choices_of(problem, trial)))
+    tested = measured_on_test(problem, plain, other)
     name = "plain" if other is plain else "tuned"
     difference = tested.get("difference", {"net_cost": {"value": 0.0, "low": 0.0, "high": 0.0}})["net_cost"]
     base = tested["plain"]["cost"]["value"]
     states = [trial.state.name for trial in searched.trials]
     return {
-        "data": task.data.name,
+        "data": problem.data.name,
         "target": "budget" if settings.budget else "error",
         "trials": settings.trials,
         "sampler": settings.sampler,
         "seed": settings.seed,
-        "natural": task.natural,
-        "plain held out": first.user_attrs[FOUND][task.natural],
-        "best held out": best.user_attrs[FOUND][task.natural],
+        "natural": problem.natural,
+        "plain held out": first.user_attrs[FOUND][problem.natural],
+        "best held out": best.user_attrs[FOUND][problem.natural],
         "fresh gain": mean,
         "fresh error": error,
         "kept": mean > DOUBT * error,

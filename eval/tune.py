@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from offramp.cascades.command.settings import INTERRUPTED, guard, parse
-from offramp.eval.tuning.task import Settings, Task, read_task
+from offramp.eval.tuning.problem import Problem, Settings, read_problem
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,19 +34,19 @@ def run(settings: Settings) -> int:
     from offramp.eval.tuning.solve import solved
 
     folder = writable(settings.out, "--out", FILES)
-    task = read_task(settings)
-    plain = solved(task, task.plain, task.topology)
-    searched = search(task, plain) if settings.trials else Searched()
+    problem = read_problem(settings)
+    plain = solved(problem, problem.plain, problem.topology)
+    searched = search(problem, plain) if settings.trials else Searched()
     try:
-        result = conclude(task, plain, searched)
+        result = conclude(problem, plain, searched)
     except KeyboardInterrupt:  # while the best trials were judged again: what is known is written none the less
         stopped = "interrupted; all trials are done, and the best by their own folds is written"
         searched = replace(searched, stopped=stopped, code=INTERRUPTED)
-        result = conclude(task, plain, searched)
+        result = conclude(problem, plain, searched)
     policy = settings.out / "policy.json"
     there = standing(policy)
-    written = folder.write_all(files_of(task, result, there))
-    show(task, result, written)
+    written = folder.write_all(files_of(problem, result, there))
+    show(problem, result, written)
     if there is not None and there.certificate is not None:
         same = read_deployment(policy).certificate == there.certificate
         became = "is kept: the policy is the same" if same else "is gone with its policy"
@@ -56,22 +56,22 @@ def run(settings: Settings) -> int:
     return searched.code
 
 
-def show(task: Task, result: Result, written: Sequence[Path]) -> None:
+def show(problem: Problem, result: Result, written: Sequence[Path]) -> None:
     """Prints the table, the verdict and where the files are."""
     from offramp.cascades.files.policy import in_words
 
-    say(f"Wanted: {in_words(task.target, task.routes.unit, task.plain.loss)}.")
-    told = f"Expected: held out, of {len(task.learnt):,} examples to learn from"
+    say(f"Wanted: {in_words(problem.target, problem.routes.unit, problem.plain.loss)}.")
+    told = f"Expected: held out, of {len(problem.learnt):,} examples to learn from"
     told += f"; test part: {result.tested['examples']:,}, with 95 % intervals" if result.tested else ""
     say(f"{told}.")
-    say(table_of(task, result))
+    say(table_of(problem, result))
     if result.searched.trials:
         from offramp.eval.tuning.search import ended
 
-        states = [trial.state.name.lower() for trial in ended(task, result.searched.trials)]
+        states = [trial.state.name.lower() for trial in ended(problem, result.searched.trials)]
         names = {"complete": "complete", "pruned": "pruned", "fail": "failed"}
         counts = ", ".join(f"{states.count(state)} {name}" for state, name in names.items())
-        say(f"{len(states)} of {task.settings.trials} trials: {counts}; {result.searched.seconds:.0f} s.")
+        say(f"{len(states)} of {problem.settings.trials} trials: {counts}; {result.searched.seconds:.0f} s.")
     say(result.verdict["text"])
     for path in written:
         say(f"  {path}")
@@ -94,7 +94,7 @@ def say(what: str | Table) -> None:
     sys.stdout.write(capture.get().encode(encoding, "replace").decode(encoding))
 
 
-def table_of(task: Task, result: Result) -> Table:
+def table_of(problem: Problem, result: Result) -> Table:
     """Plain and tuned: what they cost and how often they err, held out and on the test part."""
     from offramp.eval.report.table import number, plain_table
 
@@ -103,7 +103,7 @@ def table_of(task: Task, result: Result) -> Table:
     policies = {"plain": result.plain} | ({} if result.trial is None else {"tuned": result.best})
     for name in policies:
         table.add_column(f"{name} policy", justify="right")
-    unit = task.routes.unit
+    unit = problem.routes.unit
     table.add_row(f"cost expected, {unit}", *(number(one.cost) for one in policies.values()))
     table.add_row("error expected, %", *(f"{100 * one.error:.2f}" for one in policies.values()))
     if result.tested:

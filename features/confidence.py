@@ -23,7 +23,7 @@ LOWEST = np.float32(-1e30)
 
 
 @dataclass(frozen=True)
-class Glance:
+class Confidence:
     """What a distribution over c classes looks like from outside, for n examples.
 
     ``top`` (n, r) the r likeliest classes, best first (ties: the lower class); ``top_logp`` (n, r) their log
@@ -36,18 +36,18 @@ class Glance:
     log_sum_exp: Floats
 
 
-def glance(logits: Floats, temperature: float = 1.0, ranks: int = TOP) -> Glance:
+def read_confidence(logits: Floats, temperature: float = 1.0, ranks: int = TOP) -> Confidence:
     """Read logits (n, c) over ``temperature`` in chunks, on all cores; the result is float32.
 
     Logits of any float type, memory-mapped or not; nothing of their size is allocated.
 
-    >>> seen = glance(np.log([[0.7, 0.2, 0.1]]))
+    >>> seen = read_confidence(np.log([[0.7, 0.2, 0.1]]))
     >>> seen.top.tolist(), [f"{p:.3f}" for p in np.exp(seen.top_logp[0])], f"{seen.entropy[0]:.3f}"
     ([[0, 1, 2]], ['0.700', '0.200', '0.100'], '0.802')
     """
     n, c = logits.shape
     r = min(ranks, c)
-    out = Glance(
+    out = Confidence(
         np.empty((n, r), np.int32), np.empty((n, r), np.float32), np.empty(n, np.float32), np.empty(n, np.float32)
     )
     workers = os.cpu_count() or 1
@@ -62,7 +62,7 @@ def _shares(n: int, workers: int) -> list[slice]:
     return [slice(int(low), int(high)) for low, high in pairwise(edges) if high > low]
 
 
-def _read(logits: Floats, temperature: float, part: slice, out: Glance) -> None:
+def _read(logits: Floats, temperature: float, part: slice, out: Confidence) -> None:
     """Fill ``out`` for the rows ``part``: one worker's share, in chunks, with two buffers used again and again."""
     c = logits.shape[1]
     step = max(1, min(CHUNK_BYTES // (4 * c), part.stop - part.start))
@@ -90,25 +90,25 @@ def _read(logits: Floats, temperature: float, part: slice, out: Glance) -> None:
             out.top[rows, rank], out.top_logp[rows, rank] = best, z[index, best] - log_total
 
 
-def _max_probability(seen: Glance) -> Floats:
+def _max_probability(seen: Confidence) -> Floats:
     return np.asarray(np.exp(seen.top_logp[:, 0]))
 
 
-def _margin(seen: Glance) -> Floats:
+def _margin(seen: Confidence) -> Floats:
     """Log odds of the best class over the second; the largest float32 exponent where there is one class only."""
     return np.asarray(np.minimum(_rank(seen, 0) - _rank(seen, 1), FARTHEST))
 
 
-def _second_margin(seen: Glance) -> Floats:
+def _second_margin(seen: Confidence) -> Floats:
     return np.asarray(np.minimum(_rank(seen, 1) - _rank(seen, 2), FARTHEST))
 
 
-def _doubt(seen: Glance) -> Floats:
+def _doubt(seen: Confidence) -> Floats:
     """Log probability that the best class is wrong: spreads out the many examples that are almost sure."""
     return np.asarray(np.log(np.maximum(-np.expm1(np.minimum(seen.top_logp[:, 0], 0)), np.exp(-FARTHEST))))
 
 
-def _rank(seen: Glance, rank: int) -> Floats:
+def _rank(seen: Confidence, rank: int) -> Floats:
     if rank < seen.top_logp.shape[1]:
         return np.asarray(np.maximum(seen.top_logp[:, rank], -FARTHEST))
     return np.full(len(seen.top_logp), -FARTHEST, np.float32)
@@ -117,7 +117,7 @@ def _rank(seen: Glance, rank: int) -> Floats:
 FARTHEST = np.float32(15.0)
 """Log odds beyond which one answer is as sure as another (one in three million): keeps splines off the tails."""
 
-FEATURES: dict[str, Callable[[Glance], Floats]] = {
+FEATURES: dict[str, Callable[[Confidence], Floats]] = {
     "max_probability": _max_probability,
     "margin": _margin,
     "second_margin": _second_margin,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from offramp.features.belief.calibration import MANY_CLASSES, AnswerCalibration
 from offramp.features.belief.pooled import PooledDoubt
 from offramp.features.belief.pooling import CORRECTED_CLASSES, FLOOR, OUT, Pool, columns_of
-from offramp.features.confidence import FARTHEST, FEATURES, TOP, Glance, glance
+from offramp.features.confidence import FARTHEST, FEATURES, TOP, Confidence, read_confidence
 from offramp.features.errors import InputError
 from offramp.features.outputs import NO_ANSWER, Floats, Ints, Outputs, Stage
 
@@ -127,7 +127,7 @@ class Reader:
 
     def read(self, outputs: Outputs) -> Reading:
         """Read the stages once, for the views at the end of any path."""
-        said = Said(self, outputs)
+        said = StageLogProbabilities(self, outputs)
         return Reading(said.ranked, lambda path: _view(self, said, path, self.pools[path](*said.at(path))))
 
 
@@ -139,7 +139,7 @@ class Reading:
     view: Callable[[Path], View]
 
 
-class Said:
+class StageLogProbabilities:
     """What each stage says of each alternative, calibrated: read once, combined for every path.
 
     ``ranked`` (n, k, r) the stages' answers; ``logp`` per stage (n, c), with few classes; ``doubts`` (n,) by pooled
@@ -149,12 +149,12 @@ class Said:
     def __init__(self, reader: Reader, outputs: Outputs) -> None:
         self.reader = reader
         self.stages = outputs.stages
-        self.glances: dict[int, Glance] = {}
+        self.confidences: dict[int, Confidence] = {}
         ranked = []
         for s, stage in enumerate(outputs.stages):
             if stage.logits is not None:
-                self.glances[s] = glance(stage.logits, float(reader.temperature[s]), reader.settings.ranks)
-                ranked.append(self.glances[s].top)
+                self.confidences[s] = read_confidence(stage.logits, float(reader.temperature[s]), reader.settings.ranks)
+                ranked.append(self.confidences[s].top)
             else:
                 assert stage.answers is not None
                 ranked.append(stage.answers[:, : reader.settings.ranks].astype(np.int32))
@@ -170,7 +170,7 @@ class Said:
         if stage.logits is None:
             return np.maximum(self.reader.calibration[s].logp(stage), np.float32(FLOOR))
         z = np.asarray(stage.logits, dtype=np.float32) / np.float32(self.reader.temperature[s])
-        return np.asarray(np.maximum(z - self.glances[s].log_sum_exp[:, None], np.float32(FLOOR)))
+        return np.asarray(np.maximum(z - self.confidences[s].log_sum_exp[:, None], np.float32(FLOOR)))
 
     def alternatives(self, path: Path) -> Ints | None:
         """Classes (n, m) named by the stages of the path, then ``NO_ANSWER``; None where all classes are."""
@@ -179,7 +179,7 @@ class Said:
         named = self.ranked[:, list(path)].reshape(len(self.ranked), -1)
         return np.concatenate([named, np.full((len(named), 1), NO_ANSWER, named.dtype)], axis=1)
 
-    def said(self, path: Path) -> Floats:
+    def log_probabilities(self, path: Path) -> Floats:
         """Log probability (n, j, m) that each stage on the path gives to each alternative."""
         if self.reader.dense:
             return np.stack([self.logp[s] for s in path], axis=1)
@@ -193,14 +193,14 @@ class Said:
             named, rest = self.reader.calibration[s].logp_of(stage, classes)
         else:
             z = np.take_along_axis(stage.logits, np.maximum(classes, 0), axis=1).astype(np.float32)
-            named = z / np.float32(self.reader.temperature[s]) - self.glances[s].log_sum_exp[:, None]
+            named = z / np.float32(self.reader.temperature[s]) - self.confidences[s].log_sum_exp[:, None]
             mass = np.where(_repeats(classes), 0, np.exp(named)).sum(axis=1)
             rest = np.log(np.maximum(1 - mass, np.exp(FLOOR)))
         return np.asarray(np.maximum(np.concatenate([named, rest[:, None]], axis=1), np.float32(FLOOR)))
 
     def at(self, path: Path) -> tuple[Floats, Floats, NDArray[np.bool_] | None]:
         """What a ``Pool`` is applied to: its columns, what was said, and what is ruled out."""
-        said = self.said(path)
+        said = self.log_probabilities(path)
         classes = self.alternatives(path)
         used = said if self.reader.settings.stack else said[:, -1:]
         return (
@@ -244,22 +244,22 @@ def _repeats(classes: Ints) -> NDArray[np.bool_]:
     return out
 
 
-def _view(reader: Reader, said: Said, path: Path, logp: Floats) -> View:
+def _view(reader: Reader, said: StageLogProbabilities, path: Path, logp: Floats) -> View:
     columns: dict[str, Floats] = {}
     classes = said.alternatives(path)
     _belief_columns(columns, reader, logp)
-    spoken = said.said(path)
+    spoken = said.log_probabilities(path)
     best = logp.argmax(axis=1)
     for j, s in enumerate(path):
         name = reader.stages[s]
         columns[f"{name}.on_belief"] = np.take_along_axis(spoken[:, j], best[:, None], axis=1)[:, 0]
-        if s in said.glances:
+        if s in said.confidences:
             for feature, of in FEATURES.items():
-                columns[f"{name}.{feature}"] = of(said.glances[s])
+                columns[f"{name}.{feature}"] = of(said.confidences[s])
         for key, column in said.stages[s].measured.items():
-            if s not in said.glances or key in reader.settings.measured:
+            if s not in said.confidences or key in reader.settings.measured:
                 columns[f"{name}.{key}"] = np.asarray(column)
-        if s not in said.glances:
+        if s not in said.confidences:
             columns[f"{name}.reliability"] = _reliability(spoken[:, j], said.ranked[:, s, 0], classes)
         if s in said.doubts:
             columns[f"{name}.pooled_doubt"] = said.doubts[s]
@@ -295,7 +295,7 @@ def _reliability(spoken: Floats, first: Ints, classes: Ints | None) -> Floats:
 def _agreement_columns(
     columns: dict[str, Floats],
     reader: Reader,
-    said: Said,
+    said: StageLogProbabilities,
     earlier: tuple[int, int],
     later: tuple[int, int],
     spoken: Floats,

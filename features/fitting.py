@@ -12,7 +12,7 @@ import numpy as np
 from offramp.features.belief.calibration import MANY_CLASSES, fit_answers, fit_temperature
 from offramp.features.belief.pooled import PooledDoubt, fit_pooled
 from offramp.features.belief.pooling import CORRECTED_CLASSES, Pool, correct, fit_weights
-from offramp.features.evidence import Reader, Reading, Said, _view
+from offramp.features.evidence import Reader, Reading, StageLogProbabilities, _view
 from offramp.features.outputs import Floats, Ints, Outputs, Stage
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def fit_reader(
     answering = [s for s, stage in enumerate(outputs.stages) if stage.logits is None]
     calibration = {s: fit_answers(outputs.stages[s], labels, c) for s in answering}
     reader = Reader(settings, outputs.names, c, temperature, calibration, prior, {})
-    said = _held_out_said(reader, outputs, folds)
+    said = _held_out_log_probabilities(reader, outputs, folds)
     if settings.pooled:
         reader = replace(reader, pooled=_fit_doubts(said, outputs, folds, memo))
     pools: dict[Path, Pool] = {}
@@ -74,7 +74,9 @@ def _once(memo: MutableMapping[Any, Any], key: Any, make: Callable[[], Any]) -> 
     return memo[key]
 
 
-def _fit_doubts(said: Said, outputs: Outputs, folds: Ints, memo: MutableMapping[Any, Any]) -> dict[int, PooledDoubt]:
+def _fit_doubts(
+    said: StageLogProbabilities, outputs: Outputs, folds: Ints, memo: MutableMapping[Any, Any]
+) -> dict[int, PooledDoubt]:
     """Doubts by pooled features, fitted on all; ``said`` gets those of fits that did not see the example's fold."""
     found = {}
     for s, stage in enumerate(outputs.stages):
@@ -100,25 +102,25 @@ def _temperature(stage: Stage, labels: Ints, settings: EvidenceSettings) -> floa
     return fit_temperature(stage.logits, labels) if settings.calibrate and stage.logits.shape[1] > 1 else 1.0
 
 
-def _held_out_said(reader: Reader, outputs: Outputs, folds: Ints) -> Said:
+def _held_out_log_probabilities(reader: Reader, outputs: Outputs, folds: Ints) -> StageLogProbabilities:
     """What the stages say, where calibrations of answers come from the other folds."""
-    said = Said(reader, outputs)
+    said = StageLogProbabilities(reader, outputs)
     if not reader.calibration:
         return said
-    return CrossSaid(reader, outputs, folds, said)
+    return HeldOutLogProbabilities(reader, outputs, folds, said)
 
 
-class CrossSaid(Said):
-    """As ``Said``, but every fold's answers are calibrated by what was fitted on the other folds."""
+class HeldOutLogProbabilities(StageLogProbabilities):
+    """As ``StageLogProbabilities``, but every fold's answers are calibrated by what was fitted on the other folds."""
 
-    def __init__(self, reader: Reader, outputs: Outputs, folds: Ints, whole: Said) -> None:
-        self.reader, self.stages, self.glances, self.ranked = reader, whole.stages, whole.glances, whole.ranked
+    def __init__(self, reader: Reader, outputs: Outputs, folds: Ints, whole: StageLogProbabilities) -> None:
+        self.reader, self.stages, self.confidences, self.ranked = reader, whole.stages, whole.confidences, whole.ranked
         self.doubts = whole.doubts
-        self.parts: list[tuple[Ints, Said]] = []
+        self.parts: list[tuple[Ints, StageLogProbabilities]] = []
         for fold in np.unique(folds):
             rest, rows = outputs.take(np.flatnonzero(folds != fold)), np.flatnonzero(folds == fold)
             fitted = {s: fit_answers(rest.stages[s], rest.labels, reader.classes) for s in reader.calibration}
-            self.parts.append((rows, Said(replace(reader, calibration=fitted), outputs.take(rows))))
+            self.parts.append((rows, StageLogProbabilities(replace(reader, calibration=fitted), outputs.take(rows))))
         self.logp = []
         if reader.dense:
             for s in range(len(outputs.stages)):
@@ -137,7 +139,7 @@ class CrossSaid(Said):
         return out
 
 
-def _fit_pool(said: Said, path: Path, labels: Ints, folds: Ints) -> tuple[Pool, Floats]:
+def _fit_pool(said: StageLogProbabilities, path: Path, labels: Ints, folds: Ints) -> tuple[Pool, Floats]:
     """The pool of one path, and the held-out log belief (n, m) of the examples it was fitted on."""
     columns, spoken, out = said.at(path)
     classes = said.alternatives(path)

@@ -10,7 +10,7 @@ import numpy as np
 from offramp.cascades.graph.routing import Routes, Routing
 from offramp.cascades.learning.answers import Loss
 from offramp.features.belief.calibration import AnswerCalibration
-from offramp.features.confidence import glance
+from offramp.features.confidence import read_confidence
 from offramp.features.outputs import NO_ANSWER, Floats, Ints, Outputs
 
 
@@ -55,7 +55,7 @@ def single_outcomes(outputs: Outputs, loss: Loss, calibration: Mapping[int, Answ
     ranked, confidence, entropy = [], [], []
     for s, stage in enumerate(outputs.stages):
         if stage.logits is not None:
-            seen = glance(stage.logits, ranks=loss.ranks)
+            seen = read_confidence(stage.logits, ranks=loss.ranks)
             ranked.append(np.pad(seen.top, ((0, 0), (0, loss.ranks - seen.top.shape[1])), constant_values=NO_ANSWER))
             confidence.append(np.exp(seen.top_logp[:, 0]))
             entropy.append(np.asarray(seen.entropy, dtype=np.float64))

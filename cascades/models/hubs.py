@@ -11,7 +11,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from offramp.cascades.models.weights import said
+from offramp.cascades.models.weights import reason_of
 from offramp.features.errors import InputError
 
 NETWORK_SECONDS = 5.0
@@ -72,11 +72,11 @@ def hugging_face_file(repository: str, revision: str | None, names: Sequence[str
         try:
             return Path(hf_hub_download(repository, name, revision=revision, cache_dir=cache))
         except EntryNotFoundError as error:
-            reason = said(error)
+            reason = reason_of(error)
             if isinstance(error, LocalEntryNotFoundError):
                 break
         except Exception as error:
-            reason = said(error)
+            reason = reason_of(error)
             break
     expected = (
         f"the file {' or '.join(names)} of {repository} in the Hugging Face cache {cache} (on a machine with a network:"
@@ -99,4 +99,4 @@ def _out_of_reach(server: str) -> str:
 
 def _reason(error: BaseException) -> str:
     inner = getattr(error, "reason", None)
-    return said(inner) if isinstance(inner, BaseException) else said(error)
+    return reason_of(inner) if isinstance(inner, BaseException) else reason_of(error)

@@ -15,7 +15,7 @@ from offramp.cascades.models.preprocessing import Preprocessing, of_timm, of_tor
 from offramp.cascades.models.weights import (
     SHOWN,
     read_weights,
-    said,
+    reason_of,
 )
 from offramp.features.errors import InputError
 
@@ -59,7 +59,7 @@ def _torchvision(what: str, pretrained: bool, where: str, own: tuple[str, ...] =
     try:
         module = models.get_model(name, weights=picked, progress=False)
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"the weights {picked}", said(error), str(path)) from error
+        raise InputError(f"the weights {picked}", reason_of(error), str(path)) from error
     return Loaded(module, preprocessing, classes, f"{picked}, {picked.url}")
 
 
@@ -101,7 +101,7 @@ def _timm(what: str, pretrained: bool, where: str, own: tuple[str, ...] = ()) ->
             lambda: timm.create_model(source.architecture, pretrained=pretrained, pretrained_cfg=config, **extra)
         )
     except Exception as error:
-        raise InputError(f"weights for timm's {source.architecture}", said(error), where) from error
+        raise InputError(f"weights for timm's {source.architecture}", reason_of(error), where) from error
     classes = own or _timm_classes(module, config, where)
     preprocessing = of_timm(_timm_data().resolve_data_config({}, model=module), where)
     return Loaded(module, preprocessing, classes, origin)
@@ -157,7 +157,7 @@ def _timm_repository(path: Path, repository: str, revision: str | None, where: s
         config |= {key: held[key] for key in ("num_classes", "label_names") if key in held}
         return _TimmSource(held["architecture"], config, held.get("model_args") or {}, repository, revision, "")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise InputError("the config.json of a timm model", said(error), f"{where}, {path}") from error
+        raise InputError("the config.json of a timm model", reason_of(error), f"{where}, {path}") from error
 
 
 def _timm_file(source: _TimmSource, where: str) -> Path:

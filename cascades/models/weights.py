@@ -78,7 +78,7 @@ def _read_safetensors(path: Path) -> Weights:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is not iterable
             return Weights(_stripped(tensors), dict(file.metadata() or {}))
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError("a safetensors file of weights", said(error), str(path)) from error
+        raise InputError("a safetensors file of weights", reason_of(error), str(path)) from error
 
 
 def _read_torch(path: Path) -> Weights:
@@ -91,7 +91,7 @@ def _read_torch(path: Path) -> Weights:
     except Exception as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         # torch's own text for the rest begins with advice to read the file without any guard
-        why = "" if "Weights only" in str(error) else f": {said(error).split('. ')[0]}"
+        why = "" if "Weights only" in str(error) else f": {reason_of(error).split('. ')[0]}"
         found = f"a file that is broken or of another kind{why}"
         if named:
             found = f"a file that names {named[1]}, which reading it would run; nothing was run"
@@ -241,6 +241,6 @@ def described(output: object) -> str:
     return f"a {type(output).__name__}"
 
 
-def said(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """What an error says, on one line."""
     return " ".join(str(error).split())[:300] or type(error).__name__

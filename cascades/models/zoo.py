@@ -16,7 +16,7 @@ from offramp.cascades.models.weights import (
     Weights,
     put_weights,
     read_weights,
-    said,
+    reason_of,
     weights_digest,
 )
 from offramp.features.errors import InputError
@@ -291,7 +291,7 @@ def _try_out(module: nn.Module, loaded: Loaded, spec: str) -> None:
         try:
             output = module(image)
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-            found = said(error)
+            found = reason_of(error)
             raise InputError(f"a network for images of {height} x {width} pixels", found, spec) from error
     checked_logits(output, len(loaded.classes), spec)
 

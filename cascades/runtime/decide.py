@@ -17,7 +17,7 @@ from offramp.cascades.learning.chains import ends_along
 from offramp.cascades.learning.fit import FitSettings, fit_sweep
 from offramp.cascades.learning.points import Fitted
 from offramp.cascades.runtime.arrays import NUMPY, Torch
-from offramp.cascades.runtime.folded import Reckoner, _narrowed, chosen_by
+from offramp.cascades.runtime.folded import FoldedPolicy, _narrowed, chosen_by
 from offramp.features.confidence import LOWEST
 from offramp.features.errors import InputError
 from offramp.features.evidence import Path
@@ -210,7 +210,7 @@ def _decide(sweep: Sweep, path: Path, rules: UnionRules | None, ops: Ops) -> Dec
     logits = [not np.isnan(sweep.reader.temperature[s]) for s in path]
     if sweep.reader.dense and all(logits) and ranks == 1 and mode in ("last", "fused", "any"):
         try:
-            return Reckoner(sweep.reader, path, mode, rule if action is None else None, ops)
+            return FoldedPolicy(sweep.reader, path, mode, rule if action is None else None, ops)
         except NotImplementedError:  # a rule that looks at what is not reckoned here
             pass
     return _general(sweep, path, mode, rules, ops)

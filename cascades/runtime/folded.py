@@ -42,7 +42,7 @@ def _narrowed(reader: Reader, path: Path) -> Reader:
     )
 
 
-class Reckoner:
+class FoldedPolicy:
     """Decides at one path as the reader, the pool and the rule would, with everything linear folded together.
 
     Only what the rule looks at is reckoned: a few dozen small operations, since at a batch of one each of them costs
@@ -184,14 +184,14 @@ def _bound(function: Callable[..., Array], *places: int) -> Callable[[Seen], Arr
 class Seen:
     """What is known of one batch at the end of a path, each part reckoned when it is first asked for."""
 
-    def __init__(self, reckoner: Reckoner, logits: Sequence[Array]) -> None:
-        self.reckoner, self.ops, self.logits = reckoner, reckoner.ops, logits
+    def __init__(self, policy: FoldedPolicy, logits: Sequence[Array]) -> None:
+        self.policy, self.ops, self.logits = policy, policy.ops, logits
 
     @lazy
     def said(self) -> list[Array]:
         """Log probabilities (n, c) by each stage."""
         ops, found = self.ops, []
-        for z, inverse in zip(self.logits, self.reckoner.inverse, strict=True):
+        for z, inverse in zip(self.logits, self.policy.inverse, strict=True):
             z = z * inverse
             z = z - ops.highest(z)
             found.append(ops.at_least(z - ops.log(ops.total(ops.exp(z))), FLOOR))
@@ -210,12 +210,12 @@ class Seen:
     @lazy
     def ranked(self) -> list[Array]:
         """Each stage's best classes (n, r)."""
-        return [self.ops.ranked(z, self.reckoner.ranks) for z in self.logits]
+        return [self.ops.ranked(z, self.policy.ranks) for z in self.logits]
 
     @lazy
     def score(self) -> Array:
         """Log belief (n, c), but for a constant an example."""
-        me = self.reckoner
+        me = self.policy
         used = self.said if me.stack else self.said[-1:]
         both = used[0] if len(used) == 1 else self.ops.joined(used)
         score = both @ me.const(me.mix, both) + me.const(me.base, both)
@@ -254,7 +254,7 @@ class Seen:
     def _voted(self, count: int) -> Array:
         """(n, c) 1 where exactly ``count`` stages give the class as their answer."""
         like = self.said[0]
-        classes = self.reckoner.const(CLASSES, like)[: like.shape[1]]
+        classes = self.policy.const(CLASSES, like)[: like.shape[1]]
         first = self.first
         if len(first) == 2:
             return self.ops.number((first[0][:, None] == classes) & (first[1][:, None] == classes))

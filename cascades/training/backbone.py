@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offramp.cascades.command.settings import guard, parse
-from offramp.cascades.models.weights import said
+from offramp.cascades.models.weights import reason_of
 from offramp.features.errors import InputError
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ class Training:
             optimiser.load_state_dict(held["optimiser"])
             return int(held["epoch"])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"a checkpoint of this run {AFRESH}", said(error), str(path)) from error
+            raise InputError(f"a checkpoint of this run {AFRESH}", reason_of(error), str(path)) from error
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offramp.cascades.command.settings import guard, parse
-from offramp.cascades.models.weights import said, save_weights, weights_digest
+from offramp.cascades.models.weights import reason_of, save_weights, weights_digest
 from offramp.cascades.models.zoo import BRANCHED, ZOO
 from offramp.cascades.training.backbone import progress_bar
 from offramp.cascades.training.loop import (
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from offramp.cascades.images.images import Images
     from offramp.cascades.models.branches import BranchedNet, Branching
     from offramp.cascades.models.loaders import Loaded
-    from offramp.cascades.training.objectives import Objective, Said
+    from offramp.cascades.training.objectives import BranchOutputs, Objective
 
 OBJECTIVES = ("frozen", "joint", "gated")
 """``frozen``: the backbone stays as it is, and linear heads are fitted on the averages over its feature maps, a convex
@@ -527,18 +527,18 @@ class Job:
             spoken = self.said(x)
         return self.objective(spoken, labels)
 
-    def said(self, x: Tensor) -> Said:
+    def said(self, x: Tensor) -> BranchOutputs:
         """What all exits, and the gates if there are some, say of images (n, c, h, w)."""
         import torch
 
-        from offramp.cascades.training.objectives import Said
+        from offramp.cascades.training.objectives import BranchOutputs
 
         logits, gates = [], []
         for i, state in enumerate(self.net.states(x)):
             logits.append(self.net.head(i, state))
             if i < len(self.net.gates):
                 gates.append(self.net.gate(i, state))
-        return Said(logits, self.sharp * torch.stack(gates, dim=1) if gates else None)
+        return BranchOutputs(logits, self.sharp * torch.stack(gates, dim=1) if gates else None)
 
     def _heed(self, lost: list[float], now: float, epoch: int, step: int, rate: float) -> None:
         if not isfinite(now):
@@ -669,7 +669,9 @@ class Job:
             self.log = list(held["log"])
             return int(held["epoch"])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError("a checkpoint of this run (delete it to begin anew)", said(error), str(path)) from error
+            raise InputError(
+                "a checkpoint of this run (delete it to begin anew)", reason_of(error), str(path)
+            ) from error
 
     def _write_log(self) -> None:
         """The log as a table and as a picture."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from offramp.cascades.models.weights import said
+from offramp.cascades.models.weights import reason_of
 from offramp.features.errors import InputError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def read_checkpoint(path: Path, about: Mapping[str, str], device: torch.device) 
     try:
         held = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # whatever torch's reader raises about a broken file
-        raise InputError(f"a whole checkpoint {AFRESH}", said(error) or type(error).__name__, str(path)) from error
+        raise InputError(f"a whole checkpoint {AFRESH}", reason_of(error) or type(error).__name__, str(path)) from error
     if not isinstance(held, dict) or not isinstance(held.get("about"), dict):
         raise InputError(f"a checkpoint of this program {AFRESH}", type(held).__name__, str(path))
     there = held["about"]

@@ -20,7 +20,7 @@ TEMPERATURE = 3.0
 
 
 @dataclass(frozen=True)
-class Said:
+class BranchOutputs:
     """What k exits say on n examples: ``logits`` k of (n, c); ``gates`` (n, k - 1) log odds of stopping, or None."""
 
     logits: Sequence[Tensor]
@@ -39,18 +39,18 @@ def exit_log_shares(gates: Tensor) -> Tensor:
     return stop + before
 
 
-def cross_entropies(said: Said, labels: Tensor) -> Tensor:
+def cross_entropies(said: BranchOutputs, labels: Tensor) -> Tensor:
     """(n, k) cross-entropy of every exit's answer."""
     return torch.stack([functional.cross_entropy(wide(z), labels, reduction="none") for z in said.logits], dim=1)
 
 
-def weighted(said: Said, labels: Tensor, weights: Sequence[float]) -> Tensor:
+def weighted(said: BranchOutputs, labels: Tensor, weights: Sequence[float]) -> Tensor:
     """Sum over exits of weight times mean cross-entropy (BranchyNet; as a term, deep supervision)."""
     means = cross_entropies(said, labels).mean(dim=0)
     return means @ labels.new_tensor(weights, dtype=means.dtype)
 
 
-def mixture(said: Said, labels: Tensor) -> Tensor:
+def mixture(said: BranchOutputs, labels: Tensor) -> Tensor:
     """Cross-entropy of the soft answer s_1, where s_b = g_b f_b + (1 - g_b) s_{b+1} (Scardapane et al., 2020).
 
     With f_b probabilities, s_1 is the mixture of all exits' by the chances to stop there; here in logarithms.
@@ -60,7 +60,7 @@ def mixture(said: Said, labels: Tensor) -> Tensor:
     return -likelihood.logsumexp(dim=1).mean()
 
 
-def expected(said: Said, labels: Tensor) -> Tensor:
+def expected(said: BranchOutputs, labels: Tensor) -> Tensor:
     """Mean over examples and over where they stop of the cross-entropy there: sum_b pi_b * crossentropy_b."""
     assert said.gates is not None
     shares = exit_log_shares(wide(said.gates)).exp()
@@ -73,7 +73,7 @@ def expected_cost(gates: Tensor, costs: Tensor) -> Tensor:
     return (shares @ costs.to(shares.dtype)).mean()
 
 
-def distilled(said: Said) -> Tensor:
+def distilled(said: BranchOutputs) -> Tensor:
     """Mean over the earlier exits of the divergence from the last one's softened answers, which learns nothing here."""
     teacher = functional.log_softmax(wide(said.logits[-1].detach()) / TEMPERATURE, dim=1)
     parts = [
@@ -85,7 +85,7 @@ def distilled(said: Said) -> Tensor:
     return torch.stack(parts).mean() * TEMPERATURE**2
 
 
-GATED: dict[str, Callable[[Said, Tensor], Tensor]] = {"mixture": mixture, "expected": expected}
+GATED: dict[str, Callable[[BranchOutputs, Tensor], Tensor]] = {"mixture": mixture, "expected": expected}
 """Losses of gates by name."""
 
 
@@ -103,7 +103,7 @@ class Objective:
     costs: tuple[float, ...] = ()
     distill: float = 0.0
 
-    def __call__(self, said: Said, labels: Tensor) -> Tensor:
+    def __call__(self, said: BranchOutputs, labels: Tensor) -> Tensor:
         """The mean over n examples."""
         total = wide(said.logits[-1].new_zeros(()))
         if any(self.weights):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from offramp.cascades.files.policy import Certificate, Deployment, Reference
 from offramp.cascades.graph.routing import Routes, Routing
 from offramp.cascades.learning.chains import chain_name
-from offramp.features.confidence import glance
+from offramp.features.confidence import read_confidence
 from offramp.features.errors import InputError
 from offramp.features.outputs import Floats, Outputs
 
@@ -58,7 +58,7 @@ def confidences(routing: Routing, outputs: Outputs) -> Floats:
     for s, stage in enumerate(outputs.of(routing.routes.stages).stages):
         rows = np.flatnonzero(routing.exit == s)
         if stage.logits is not None and len(rows):
-            sure[rows] = np.exp(glance(np.asarray(stage.logits[rows]), ranks=1).top_logp[:, 0])
+            sure[rows] = np.exp(read_confidence(np.asarray(stage.logits[rows]), ranks=1).top_logp[:, 0])
         elif "confidence" in stage.measured:
             told = np.asarray(stage.measured["confidence"], dtype=np.float64)
             sure[rows] = told[rows] if ((told >= 0) & (told <= 1)).all() else np.nan

@@ -289,7 +289,7 @@ def on_confidences(joint: DataFolder, loss: str, price: float, seed: int) -> Tra
     import torch
 
     from offramp.cascades.training.loop import ramp
-    from offramp.cascades.training.objectives import Objective, Said
+    from offramp.cascades.training.objectives import BranchOutputs, Objective
 
     exits = tuple(name for name, each in joint.costs.stages.items() if each.network == NETWORK)
     costs = tuple(cost_of_stopping(joint, exits, i) for i in range(len(exits)))
@@ -311,7 +311,7 @@ def on_confidences(joint: DataFolder, loss: str, price: float, seed: int) -> Tra
         rows = torch.randint(len(labels), (SURE_BATCH,), generator=draw)
         odds = SHARPEN**done * ((seen["fit"][rows] * weight).sum(dim=2) + bias)
         optimiser.zero_grad()
-        objective(Said([z[rows] for z in logits], odds), labels[rows]).backward()  # type: ignore[no-untyped-call]
+        objective(BranchOutputs([z[rows] for z in logits], odds), labels[rows]).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     with torch.no_grad():
         found = {part: (SHARPEN * ((x * weight).sum(dim=2) + bias)).numpy() for part, x in seen.items()}

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from offramp.eval.report.intervals import Bootstrap, estimate, interval, ratio, resampled
-from offramp.eval.tuning.judge import Judge
+from offramp.eval.tuning.evaluation import FoldEvaluation
+from offramp.eval.tuning.problem import Problem
 from offramp.eval.tuning.search import Searched, ranking
 from offramp.eval.tuning.solve import Solved, losses_alone, solved
 from offramp.eval.tuning.study import FAILURE, FOUND, SLOT, default_of, done, values_of
-from offramp.eval.tuning.task import Task
 from offramp.features.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,29 +53,31 @@ class Result:
     verdict: dict[str, str]
 
 
-def conclude(task: Task, plain: Solved, searched: Searched) -> Result:
+def conclude(problem: Problem, plain: Solved, searched: Searched) -> Result:
     """Choose on the folds, refit, and measure on the test part, once, if the study came to its end."""
-    trial, gain = choose(task, plain, searched)
+    trial, gain = choose(problem, plain, searched)
     best = plain
     failed = sorted({str(t.user_attrs[FAILURE]) for t in searched.trials if FAILURE in t.user_attrs})
-    note = f" (every trial failed: {failed[0]})" if failed and not ranking(task, searched.trials) else ""
+    note = f" (every trial failed: {failed[0]})" if failed and not ranking(problem, searched.trials) else ""
     if trial is not None:
         try:
-            best = solved(task, *task.chosen(choices_of(task, trial)))
+            best = solved(problem, *problem.chosen(choices_of(problem, trial)))
         except InputError as error:  # solvable on the folds, by a hair, and not on the whole
             trial, note = None, f" (the best trial's policy can't meet the target when fitted on all: {error})"
-    if searched.stopped and not ahead_of(task, best, plain):
+    if searched.stopped and not ahead_of(problem, best, plain):
         trial, best = None, plain
-    tested = None if searched.stopped else measured_on_test(task, plain, best)
-    return Result(plain, best, trial, gain, searched, tested, verdict(task, trial, gain, tested, note))
+    tested = None if searched.stopped else measured_on_test(problem, plain, best)
+    return Result(plain, best, trial, gain, searched, tested, verdict(problem, trial, gain, tested, note))
 
 
-def ahead_of(task: Task, one: Solved, other: Solved) -> bool:
+def ahead_of(problem: Problem, one: Solved, other: Solved) -> bool:
     """Whether one policy is expected to do better than another in what the target wants small."""
-    return one.error < other.error if task.accurate else one.cost < other.cost
+    return one.error < other.error if problem.accurate else one.cost < other.cost
 
 
-def choose(task: Task, plain: Solved, searched: Searched) -> tuple[FrozenTrial | None, tuple[float, float] | None]:
+def choose(
+    problem: Problem, plain: Solved, searched: Searched
+) -> tuple[FrozenTrial | None, tuple[float, float] | None]:
     """The trial to keep, None for the plain policy; and the gain of the best finalist on fresh folds.
 
     The best of many trials looks better than it is, having been chosen for it. So one is kept only if it is ahead on
@@ -84,59 +86,61 @@ def choose(task: Task, plain: Solved, searched: Searched) -> tuple[FrozenTrial |
     """
     if searched.stopped:
         first = [t for t in done(searched.trials, feasible=False) if t.user_attrs[SLOT] == 0]
-        value = first[0].user_attrs[FOUND][task.natural] if first else math.inf
-        ahead = [t for t in ranking(task, searched.trials) if t.user_attrs[FOUND][task.natural] < value]
+        value = first[0].user_attrs[FOUND][problem.natural] if first else math.inf
+        ahead = [t for t in ranking(problem, searched.trials) if t.user_attrs[FOUND][problem.natural] < value]
         return (ahead[0] if ahead else None), None
-    found = finalist(task, plain, searched)
+    found = finalist(problem, plain, searched)
     if found is None:
         return None, None
     trial, mean, error = found
     return (trial if mean > DOUBT * error else None), (mean, error)
 
 
-def finalist(task: Task, plain: Solved, searched: Searched) -> tuple[FrozenTrial, float, float] | None:
+def finalist(problem: Problem, plain: Solved, searched: Searched) -> tuple[FrozenTrial, float, float] | None:
     """Of the ``FINALISTS`` best trials the one that gains most over the plain choice on folds that none was chosen by.
 
     With its mean gain and the standard error of that: how much less it spends, and loses, turned into cost at the plain
     frontier's price. None if no trial but the plain one keeps to the target.
     """
-    defaults = default_of(task.space)
-    ranked = [t for t in ranking(task, searched.trials) if task.key(choices_of(task, t)) != task.key(defaults)]
+    defaults = default_of(problem.space)
+    ranked = [
+        t for t in ranking(problem, searched.trials) if problem.key(choices_of(problem, t)) != problem.key(defaults)
+    ]
     if not ranked:
         return None
-    judge = Judge(task, searched.prices, task.settings.folds, task.settings.seed + FRESH)
+    evaluation = FoldEvaluation(problem, searched.prices, problem.settings.folds, problem.settings.seed + FRESH)
     no_aim = {"aim": None}  # at the target's own point, wherever on the frontier a trial with several objectives stood
     found: list[tuple[FrozenTrial, float, float]] = []
     try:
-        base = judge.judge(defaults | no_aim)
+        base = evaluation.held_out(defaults | no_aim)
     except (ValueError, ArithmeticError):  # nothing to hold the others against
         return None
     for trial in ranked[:FINALISTS]:
         with suppress(ValueError, ArithmeticError):
-            judged = judge.judge(choices_of(task, trial) | no_aim)
+            judged = evaluation.held_out(choices_of(problem, trial) | no_aim)
             saved = (base.loss_rows - judged.loss_rows) / plain.price + base.cost_rows - judged.cost_rows
             if judged.violation <= 0 or base.violation > 0:
                 found.append((trial, float(saved.mean()), float(saved.std() / np.sqrt(len(saved)))))
     return max(found, key=lambda each: each[1], default=None)
 
 
-def choices_of(task: Task, trial: FrozenTrial) -> dict[str, Any]:
+def choices_of(problem: Problem, trial: FrozenTrial) -> dict[str, Any]:
     """A trial's choices as values, from their labels."""
-    return values_of(task.space, trial.params)
+    return values_of(problem.space, trial.params)
 
 
-def measured_on_test(task: Task, plain: Solved, best: Solved) -> dict[str, Any]:
+def measured_on_test(problem: Problem, plain: Solved, best: Solved) -> dict[str, Any]:
     """Both policies on the test part: cost and error with intervals, and the difference, paired."""
-    how = Bootstrap(seed=task.settings.seed, level=LEVEL)
-    outputs = task.data.parts["test"]
+    how = Bootstrap(seed=problem.settings.seed, level=LEVEL)
+    outputs = problem.data.parts["test"]
 
     def routed(one: Solved) -> Routing:
         return one.fitted.route(outputs.of(one.fitted.sweep.routes.stages))[one.point]
 
     policies = {"plain": routed(plain)} | ({} if best is plain else {"tuned": routed(best)})
     found: dict[str, Any] = {name: asdict(interval(routing, how)) for name, routing in policies.items()}
-    wrong = losses_alone(outputs.of(task.routes.stages), task.plain.loss)[:, task.largest]
-    found["largest"] = {"stage": task.routes.stages[task.largest], "error": float(wrong.mean())}
+    wrong = losses_alone(outputs.of(problem.routes.stages), problem.plain.loss)[:, problem.largest]
+    found["largest"] = {"stage": problem.routes.stages[problem.largest], "error": float(wrong.mean())}
     if best is not plain:
         means = resampled([policies["tuned"], policies["plain"]], how)
         cost, error = means[:, 0, 0] - means[:, 1, 0], means[:, 0, 1] - means[:, 1, 1]
@@ -150,15 +154,15 @@ def measured_on_test(task: Task, plain: Solved, best: Solved) -> dict[str, Any]:
 
 
 def verdict(
-    task: Task,
+    problem: Problem,
     trial: FrozenTrial | None,
     gain: tuple[float, float] | None,
     tested: dict[str, Any] | None,
     note: str,
 ) -> dict[str, str]:
     """A code and a sentence: whether the search gained anything."""
-    unit = task.routes.unit
-    if not task.settings.trials:
+    unit = problem.routes.unit
+    if not problem.settings.trials:
         return {"code": "no_search", "text": "No search: the plain frontier's policy for this target."}
     if trial is None:
         text = "The search gained nothing: no trial but the plain one kept to the target on the folds"

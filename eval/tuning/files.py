@@ -18,11 +18,11 @@ from offramp.eval.report.files import csv_bytes, json_bytes, png_bytes
 from offramp.eval.tuning.choose import Result
 from offramp.eval.tuning.pictures import importance_picture, pareto_picture
 from offramp.eval.tuning.plan import label, labelled
+from offramp.eval.tuning.problem import OBJECTIVES, Problem
 from offramp.eval.tuning.search import ended
 from offramp.eval.tuning.solve import Solved
 from offramp.eval.tuning.study import FAILURE, FOUND, SLOT, default_of, done
 from offramp.eval.tuning.subtopologies import written_out
-from offramp.eval.tuning.task import OBJECTIVES, Task
 from offramp.features.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,30 +32,30 @@ if TYPE_CHECKING:
 FILES = ("policy.json", "trials.csv", "importance.png", "pareto.png", "summary.json")
 
 
-def files_of(task: Task, result: Result, there: Deployment | None = None) -> dict[str, bytes]:
+def files_of(problem: Problem, result: Result, there: Deployment | None = None) -> dict[str, bytes]:
     """The content of every file; ``there`` is the policy that stands where the new one is to be."""
     trials = result.searched.trials
     with TemporaryDirectory() as folder:
         path = Path(folder) / "policy.json"
-        write_deployment(kept(there, deployment_of(task, result)), path)
+        write_deployment(kept(there, deployment_of(problem, result)), path)
         policy = path.read_bytes()
-    importance, front = importance_of(task, trials), pareto_of(task, trials)
-    contents = {"policy.json": policy, "pareto.png": png_bytes(pareto_picture(task, result, front))}
-    if task.settings.trials:
-        contents["trials.csv"] = csv_bytes(trials_frame(task, trials))
+    importance, front = importance_of(problem, trials), pareto_of(problem, trials)
+    contents = {"policy.json": policy, "pareto.png": png_bytes(pareto_picture(problem, result, front))}
+    if problem.settings.trials:
+        contents["trials.csv"] = csv_bytes(trials_frame(problem, trials))
         contents["importance.png"] = png_bytes(importance_picture(importance, len(trials)))
-    contents["summary.json"] = json_bytes(summary_of(task, result, importance, front))
+    contents["summary.json"] = json_bytes(summary_of(problem, result, importance, front))
     return contents
 
 
-def deployment_of(task: Task, result: Result) -> Deployment:
+def deployment_of(problem: Problem, result: Result) -> Deployment:
     """The policy file's content: the chosen policy, what it was chosen for and from."""
     from offramp.cascades.files.provenance import networks_noted
 
-    settings, best = task.settings, result.best
+    settings, best = problem.settings, result.best
     tuned: dict[str, Any] = {}
     if result.trial is not None:
-        plain = labelled(default_of(task.space))
+        plain = labelled(default_of(problem.space))
         tuned = {
             "trial": result.trial.number,
             "trials": settings.trials,
@@ -64,16 +64,16 @@ def deployment_of(task: Task, result: Result) -> Deployment:
     return Deployment(
         best.fitted,
         best.point,
-        written_out(best.topology, task.data.costs),
-        task.data.costs,
-        task.target,
+        written_out(best.topology, problem.data.costs),
+        problem.data.costs,
+        problem.target,
         best.expected,
         settings.data,
         settings.seed,
-        task.kept,
-        {part: digest_of(outputs) for part, outputs in task.data.parts.items()},
-        task.learnt.classes,
-        networks_noted(settings.data, task.data.costs),
+        problem.kept,
+        {part: digest_of(outputs) for part, outputs in problem.data.parts.items()},
+        problem.learnt.classes,
+        networks_noted(settings.data, problem.data.costs),
         tuned,
         {name: version(name) for name in ("numpy", "scipy", "optuna")},
     )
@@ -102,12 +102,12 @@ def kept(there: Deployment | None, made: Deployment) -> Deployment:
     return replace(made, attempts=there.attempts)
 
 
-def trials_frame(task: Task, trials: Sequence[FrozenTrial]) -> pd.DataFrame:
+def trials_frame(problem: Problem, trials: Sequence[FrozenTrial]) -> pd.DataFrame:
     """One row a trial, those that died and those that nobody began too: when, how it ended, what it chose."""
     import pandas as pd
 
     told = ["cost", "error", "p95", "violation", "seconds", "same_as"]
-    folds = [f"fold_{fold + 1}" for fold in range(task.settings.folds)]
+    folds = [f"fold_{fold + 1}" for fold in range(problem.settings.folds)]
     rows = []
     for trial in trials:
         found = trial.user_attrs.get(FOUND, {})
@@ -122,29 +122,29 @@ def trials_frame(task: Task, trials: Sequence[FrozenTrial]) -> pd.DataFrame:
                 **{name: found.get(name) for name in told},
                 "failure": trial.user_attrs.get(FAILURE),
                 **{name: trial.intermediate_values.get(fold) for fold, name in enumerate(folds)},
-                **{name: trial.params.get(name) for name in task.space},
+                **{name: trial.params.get(name) for name in problem.space},
             }
         )
-    return pd.DataFrame(rows, columns=["trial", "slot", "state", *told, "failure", *folds, *task.space])
+    return pd.DataFrame(rows, columns=["trial", "slot", "state", *told, "failure", *folds, *problem.space])
 
 
-def importance_of(task: Task, trials: Sequence[FrozenTrial]) -> dict[str, float]:
+def importance_of(problem: Problem, trials: Sequence[FrozenTrial]) -> dict[str, float]:
     """How much of the difference between completed trials each choice explains (fANOVA), largest first; empty where
     there are too few trials, or no difference."""
     import optuna
 
-    complete = [t for t in done(trials, feasible=False) if set(task.space) <= set(t.params)]
-    values = {t.user_attrs[FOUND][task.natural] for t in complete}
+    complete = [t for t in done(trials, feasible=False) if set(problem.space) <= set(t.params)]
+    values = {t.user_attrs[FOUND][problem.natural] for t in complete}
     if len(complete) < 4 or len(values) < 2:
         return {}
     study = optuna.create_study()
     for trial in complete:
         study.add_trial(
             optuna.create_trial(
-                params=trial.params, distributions=trial.distributions, value=trial.user_attrs[FOUND][task.natural]
+                params=trial.params, distributions=trial.distributions, value=trial.user_attrs[FOUND][problem.natural]
             )
         )
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=task.settings.seed)
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=problem.settings.seed)
     try:
         found = optuna.importance.get_param_importances(study, evaluator=evaluator)
     except (ValueError, RuntimeError):  # every choice but one never varied
@@ -152,9 +152,11 @@ def importance_of(task: Task, trials: Sequence[FrozenTrial]) -> dict[str, float]
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}
 
 
-def pareto_of(task: Task, trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
+def pareto_of(problem: Problem, trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
     """All points of all trials' held-out frontiers that none betters in every objective, the cheapest first."""
-    wanted = [OBJECTIVES.index(name) for name in (task.objectives if len(task.objectives) > 1 else ("cost", "error"))]
+    wanted = [
+        OBJECTIVES.index(name) for name in (problem.objectives if len(problem.objectives) > 1 else ("cost", "error"))
+    ]
     rows = [(t.number, *point) for t in done(trials, feasible=False) for point in t.user_attrs[FOUND]["curve"]]
     if not rows:
         return []
@@ -170,18 +172,18 @@ def pareto_of(task: Task, trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]
 
 
 def summary_of(
-    task: Task, result: Result, importance: Mapping[str, float], front: Sequence[Mapping[str, Any]]
+    problem: Problem, result: Result, importance: Mapping[str, float], front: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """All of it as JSON; ``front`` is what ``pareto_of`` finds."""
-    settings, trials = task.settings, result.searched.trials
-    finished = ended(task, trials)
+    settings, trials = problem.settings, result.searched.trials
+    finished = ended(problem, trials)
     states = [trial.state.name.lower() for trial in finished]
     failures = sorted({str(t.user_attrs[FAILURE]) for t in finished if FAILURE in t.user_attrs})
 
     def policy(one: Solved) -> dict[str, Any]:
         family, price = one.fitted.names[one.point]
         return {
-            "topology": written_out(one.topology, task.data.costs),
+            "topology": written_out(one.topology, problem.data.costs),
             "point": one.point,
             "family": family,
             "price": price if math.isfinite(price) else None,
@@ -190,10 +192,10 @@ def summary_of(
 
     found: dict[str, Any] = _finite(
         {
-            "target": in_words(task.target, task.routes.unit, task.plain.loss),
-            "unit": task.routes.unit,
-            "objectives": list(task.objectives),
-            "examples": {"learnt": len(task.learnt), **{k: len(v) for k, v in task.data.parts.items()}},
+            "target": in_words(problem.target, problem.routes.unit, problem.plain.loss),
+            "unit": problem.routes.unit,
+            "objectives": list(problem.objectives),
+            "examples": {"learnt": len(problem.learnt), **{k: len(v) for k, v in problem.data.parts.items()}},
             "study": {"where": result.searched.where, "sampler": settings.sampler, "seed": settings.seed},
             "trials": {
                 "wanted": settings.trials,

@@ -10,8 +10,8 @@ import numpy as np
 from offramp.cascades.graph.hull import lower_hull
 from offramp.eval.report.picture import INCHES, LOOKS, scale
 from offramp.eval.tuning.choose import Result
+from offramp.eval.tuning.problem import Problem
 from offramp.eval.tuning.study import FOUND, SLOT, done
-from offramp.eval.tuning.task import Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +40,7 @@ def importance_picture(importance: Mapping[str, float], trials: int) -> Figure:
     return figure
 
 
-def pareto_picture(task: Task, result: Result, front: Sequence[Mapping[str, Any]]) -> Figure:
+def pareto_picture(problem: Problem, result: Result, front: Sequence[Mapping[str, Any]]) -> Figure:
     """Error against cost on the folds: every trial's point, the ``front`` of all, the plain one, the policy kept."""
     from matplotlib.figure import Figure
 
@@ -69,18 +69,18 @@ def pareto_picture(task: Task, result: Result, front: Sequence[Mapping[str, Any]
     look = LOOKS["policy"]
     axes.plot(cost[hull], 100 * error[hull], look.line, color=look.colour, label="plain frontier", zorder=4)
     axes.plot([star["cost"]], [100 * star["error"]], "*", color="#000000", markersize=11, label="policy kept", zorder=5)
-    if task.target.budget is not None:
-        axes.axvline(task.target.budget, color="#000000", linewidth=0.7, label="budget")
+    if problem.target.budget is not None:
+        axes.axvline(problem.target.budget, color="#000000", linewidth=0.7, label="budget")
     allowed = []
-    if task.target.error_increase is not None:
-        allowed.append(result.plain.expected.reference + task.target.error_increase)
-    if task.target.accuracy is not None:
-        allowed.append(1 - task.target.accuracy)
+    if problem.target.error_increase is not None:
+        allowed.append(result.plain.expected.reference + problem.target.error_increase)
+    if problem.target.accuracy is not None:
+        allowed.append(1 - problem.target.accuracy)
     for error_allowed in allowed:
         axes.axhline(100 * error_allowed, color="#000000", linewidth=0.7, label="error allowed")
-    axes.set_xlabel(f"mean cost ({task.routes.unit})")
+    axes.set_xlabel(f"mean cost ({problem.routes.unit})")
     axes.set_ylabel("error (%)")
-    title = f"Held out, on {len(task.learnt):,} examples; the best of many looks better than it is"
+    title = f"Held out, on {len(problem.learnt):,} examples; the best of many looks better than it is"
     axes.set_title(title, fontsize=10, loc="left")
     axes.legend(frameon=False, fontsize=9)
     for text in (axes.xaxis.label, *axes.texts):

@@ -1,4 +1,4 @@
-"""A task turned into a study and its trials, run by as many processes as were asked for: ``search``."""
+"""A problem turned into a study and its trials, run by as many processes as were asked for: ``search``."""
 
 # A helper process imports this before it can take an interrupt quietly, so what is heavy waits until it is needed.
 
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from offramp.cascades.command.settings import FAILED, INTERRUPTED
 from offramp.eval.tuning.plan import Plan, digest, labelled
+from offramp.eval.tuning.problem import Problem, Settings, read_problem
 from offramp.eval.tuning.storage import OutOfReachError, shown, storage_named
 from offramp.eval.tuning.study import FOUND, KEY, accounts, done, open_study, work
-from offramp.eval.tuning.task import Settings, Task, read_task
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -46,18 +46,18 @@ class Searched:
     where: str = ""
 
 
-def plan_of(task: Task) -> Plan:
+def plan_of(problem: Problem) -> Plan:
     """The study that the flags speak of."""
-    from offramp.eval.tuning.judge import CV_ROWS, INNER_FOLDS
+    from offramp.eval.tuning.evaluation import CV_ROWS, INNER_FOLDS
 
-    settings, space = task.settings, task.space
+    settings, space = problem.settings, problem.space
     values = {name: [labelled({"": v})[""] for v in values] for name, values in space.items()}
-    how = [settings.folds, settings.seed, settings.loss, CV_ROWS, INNER_FOLDS, asdict(task.plain)]
+    how = [settings.folds, settings.seed, settings.loss, CV_ROWS, INNER_FOLDS, asdict(problem.plain)]
     fingerprint = {
-        "data": data_digest(task),
-        "costs": digest([task.routes.spent.tolist(), task.routes.unit]),
-        "topology": next(iter(task.topologies)),
-        "target": json.dumps(asdict(task.target), sort_keys=True),
+        "data": data_digest(problem),
+        "costs": digest([problem.routes.spent.tolist(), problem.routes.unit]),
+        "topology": next(iter(problem.topologies)),
+        "target": json.dumps(asdict(problem.target), sort_keys=True),
         "search space": digest(values),
         "folds, seed, loss or policies": digest(how),
     }
@@ -65,18 +65,18 @@ def plan_of(task: Task) -> Plan:
         storage_named(settings.storage, settings.out),
         settings.study,
         space,
-        task.objectives,
+        problem.objectives,
         fingerprint,
         settings.trials,
         settings.sampler,
         settings.seed,
         settings.grace,
         settings.patience,
-        task.key,
+        problem.key,
     )
 
 
-def data_digest(task: Task) -> str:
+def data_digest(problem: Problem) -> str:
     """Of the examples that may be learned from and of what the stages said on up to a few thousand of them."""
     from hashlib import sha256
 
@@ -84,20 +84,20 @@ def data_digest(task: Task) -> str:
 
     from offramp.cascades.learning.points import digest_of
 
-    found = sha256(digest_of(task.learnt).encode())
-    rows = np.linspace(0, len(task.learnt) - 1, min(len(task.learnt), 4096)).astype(int)
-    for stage in task.learnt.take(rows).stages:
+    found = sha256(digest_of(problem.learnt).encode())
+    rows = np.linspace(0, len(problem.learnt) - 1, min(len(problem.learnt), 4096)).astype(int)
+    for stage in problem.learnt.take(rows).stages:
         for array in (stage.answers, stage.logits, stage.pooled, *stage.measured.values()):
             if array is not None:
                 found.update(np.ascontiguousarray(array).tobytes())
     return found.hexdigest()[:16]
 
 
-def prices_of(task: Task, plain: Solved) -> list[float]:
+def prices_of(problem: Problem, plain: Solved) -> list[float]:
     """Prices around the plain policy's; over all of the plain frontier where a whole front is searched."""
     import numpy as np
 
-    if len(task.objectives) == 1:
+    if len(problem.objectives) == 1:
         return [float(p) for p in plain.price * np.geomspace(1 / FACTOR, FACTOR, PRICES)]
     prices = plain.fitted.sweep.prices[np.isfinite(plain.fitted.sweep.prices)]
     return [
@@ -106,24 +106,24 @@ def prices_of(task: Task, plain: Solved) -> list[float]:
     ]
 
 
-def search(task: Task, plain: Solved) -> Searched:
+def search(problem: Problem, plain: Solved) -> Searched:
     """Run the study to its end, by as many processes as were asked for; an interrupt or a lost storage ends it too."""
-    from offramp.eval.tuning.judge import Judge
+    from offramp.eval.tuning.evaluation import FoldEvaluation
 
-    settings = task.settings
-    opened = open_study(plan_of(task))
-    prices = opened.noted("prices", lambda: prices_of(task, plain))
-    judge = Judge(task, prices, settings.folds, settings.seed)
+    settings = problem.settings
+    opened = open_study(plan_of(problem))
+    prices = opened.noted("prices", lambda: prices_of(problem, plain))
+    evaluation = FoldEvaluation(problem, prices, settings.folds, settings.seed)
     begin, seen, stopped, code = time.monotonic(), list[Any](), "", 0
     where = f"study {settings.study!r} in {shown(opened.plan.storage)}"
     with _helpers(settings) as helpers, _bar(settings.trials) as bar:
 
         def told(trials: Sequence[FrozenTrial]) -> None:
             seen[:] = trials
-            bar(len(ended(task, trials)), _best_text(task, trials))
+            bar(len(ended(problem, trials)), _best_text(problem, trials))
 
         try:
-            work(opened, judge.evaluate, told)
+            work(opened, evaluation.evaluate, told)
         except KeyboardInterrupt:
             stopped, code = "interrupted", INTERRUPTED
             for helper in helpers:
@@ -133,7 +133,7 @@ def search(task: Task, plain: Solved) -> Searched:
             stopped, code = str(error), FAILED
     opened.close()
     if stopped:
-        stopped += f"; {len(ended(task, seen))} of {settings.trials} trials are done and the best of them is written"
+        stopped += f"; {len(ended(problem, seen))} of {settings.trials} trials are done and the best of them is written"
         if code == INTERRUPTED:
             stopped += f": give the same command again and {where} goes on"
     return Searched(seen, prices, time.monotonic() - begin, stopped, code, where)
@@ -171,12 +171,12 @@ def help_with(settings: Settings, parent: int) -> None:
             raise OrphanedError
 
     with suppress(KeyboardInterrupt, OutOfReachError, OrphanedError):
-        from offramp.eval.tuning.judge import Judge
+        from offramp.eval.tuning.evaluation import FoldEvaluation
 
-        task = read_task(settings)
-        opened = open_study(plan_of(task))
+        problem = read_problem(settings)
+        opened = open_study(plan_of(problem))
         prices = opened.noted("prices", lambda: [])
-        work(opened, Judge(task, prices, settings.folds, settings.seed).evaluate, told, alone=True)
+        work(opened, FoldEvaluation(problem, prices, settings.folds, settings.seed).evaluate, told, alone=True)
 
 
 @contextmanager
@@ -206,22 +206,22 @@ def _bar(trials: int) -> Iterator[Callable[[int, str], None]]:
         yield update
 
 
-def _best_text(task: Task, trials: Sequence[FrozenTrial]) -> str:
-    ranked = ranking(task, trials)
+def _best_text(problem: Problem, trials: Sequence[FrozenTrial]) -> str:
+    ranked = ranking(problem, trials)
     if not ranked:
         return "nothing within the target yet"
     found = ranked[0].user_attrs[FOUND]
-    return f"best: {found['cost']:.4g} {task.routes.unit}, {100 * found['error']:.2f} % wrong"
+    return f"best: {found['cost']:.4g} {problem.routes.unit}, {100 * found['error']:.2f} % wrong"
 
 
-def ended(task: Task, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+def ended(problem: Problem, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The trials that count: completed, pruned or failed for good, one a slot."""
-    return list(accounts(trials, task.settings.trials).finished.values())
+    return list(accounts(trials, problem.settings.trials).finished.values())
 
 
-def ranking(task: Task, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+def ranking(problem: Problem, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Completed trials within the target, the best first, one of each key."""
-    order = sorted(done(trials), key=lambda t: (t.user_attrs[FOUND][task.natural], t.number))
+    order = sorted(done(trials), key=lambda t: (t.user_attrs[FOUND][problem.natural], t.number))
     once: dict[str, FrozenTrial] = {}
     for trial in order:
         once.setdefault(trial.user_attrs[KEY], trial)

@@ -13,7 +13,7 @@ from offramp.cascades.learning.fit import FitSettings
 from offramp.cascades.learning.outcomes import single_outcomes
 from offramp.cascades.learning.points import Fitted, Picking, fit_points
 from offramp.cascades.learning.targets import Expected, expected_of, solve
-from offramp.eval.tuning.task import Task
+from offramp.eval.tuning.problem import Problem
 from offramp.features.belief.calibration import fit_answers
 from offramp.features.outputs import Floats, Outputs
 
@@ -35,14 +35,14 @@ class Solved:
     price: float
 
 
-def solved(task: Task, how: FitSettings, topology: Topology) -> Solved:
+def solved(problem: Problem, how: FitSettings, topology: Topology) -> Solved:
     """Fit, and solve for the target. Raises InputError where nothing meets it."""
-    routes = unroll(topology, task.data.costs)
-    outputs = task.learnt.of(routes.stages)
-    fitted, picking = fit_points(outputs, None, routes, task.settings.points, how)
-    reference = _reference(task, picking, routes)
+    routes = unroll(topology, problem.data.costs)
+    outputs = problem.learnt.of(routes.stages)
+    fitted, picking = fit_points(outputs, None, routes, problem.settings.points, how)
+    reference = _reference(problem, picking, routes)
     spending = fitted.route(outputs)  # what the rules themselves spend; what they lose is told by held-out ones
-    fitted, point = solve(task.target, fitted, picking.routings, reference, spending)
+    fitted, point = solve(problem.target, fitted, picking.routings, reference, spending)
     expected = expected_of(fitted, picking.routings, reference, spending)
     cost, error = float(expected.cost[point]), float(expected.error[point])
     prices = fitted.sweep.prices[np.isfinite(fitted.sweep.prices)]
@@ -52,12 +52,12 @@ def solved(task: Task, how: FitSettings, topology: Topology) -> Solved:
     return Solved(topology, fitted, point, unmixed, expected, cost, error, price)
 
 
-def _reference(task: Task, picking: Picking, routes: Routes) -> float:
+def _reference(problem: Problem, picking: Picking, routes: Routes) -> float:
     """The mean loss of the largest stage of the whole topology on the examples that points are picked by."""
-    name = task.routes.stages[task.largest]
+    name = problem.routes.stages[problem.largest]
     if name in routes.stages:
         return float(picking.there.wrong[:, routes.stages.index(name)].mean())
-    return float(losses_alone(task.learnt, task.plain.loss)[:, task.largest].mean())
+    return float(losses_alone(problem.learnt, problem.plain.loss)[:, problem.largest].mean())
 
 
 def losses_alone(outputs: Outputs, loss: str) -> Floats:

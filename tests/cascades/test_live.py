@@ -14,7 +14,7 @@ from offramp.cascades.learning.fit import FitSettings
 from offramp.cascades.learning.points import Fitted, fit_points
 from offramp.cascades.runtime.arrays import lazy
 from offramp.cascades.runtime.decide import LiveCascade, live_cascade
-from offramp.cascades.runtime.folded import Reckoner
+from offramp.cascades.runtime.folded import FoldedPolicy
 from offramp.features.errors import InputError
 from offramp.features.evidence import EvidenceSettings
 from offramp.features.outputs import Outputs
@@ -117,7 +117,7 @@ def test_learned_rules_are_reckoned_quickly(routes_of: Callable[..., Routes], wo
     """Not by the general way, which is as right and ten times as slow."""
     fitted = fit(routes_of(3), world(500), ["value"])
     kinds = [type(d) for i in range(6) for d in live_cascade(fitted, i).plans[0].decide.values()]
-    assert kinds.count(Reckoner) >= 6
+    assert kinds.count(FoldedPolicy) >= 6
 
 
 def test_extreme_logits_are_no_trouble(routes_of: Callable[..., Routes], world: Callable[..., Outputs]) -> None:

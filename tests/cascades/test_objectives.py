@@ -12,8 +12,8 @@ pytest.importorskip("torch", reason="training needs torch: install offramp[model
 import torch
 
 from offramp.cascades.training.objectives import (
+    BranchOutputs,
     Objective,
-    Said,
     cross_entropies,
     distilled,
     exit_log_shares,
@@ -24,11 +24,13 @@ from offramp.cascades.training.objectives import (
 )
 
 
-def said(n: int = 5, k: int = 3, c: int = 4, seed: int = 0, dtype: object = torch.float32) -> tuple[Said, object]:
+def said(
+    n: int = 5, k: int = 3, c: int = 4, seed: int = 0, dtype: object = torch.float32
+) -> tuple[BranchOutputs, object]:
     generator = torch.Generator().manual_seed(seed)
     logits = [torch.randn(n, c, generator=generator, dtype=dtype) for _ in range(k)]
     gates = torch.randn(n, k - 1, generator=generator, dtype=dtype)
-    return Said(logits, gates), torch.randint(0, c, (n,), generator=generator)
+    return BranchOutputs(logits, gates), torch.randint(0, c, (n,), generator=generator)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
@@ -67,7 +69,7 @@ def test_gates_that_are_sure_leave_one_exit(stop: int) -> None:
     gates = torch.full((5, 2), -60.0)
     if stop < 2:
         gates[:, stop] = 60.0
-    sure = Said(spoken.logits, gates)
+    sure = BranchOutputs(spoken.logits, gates)
     own = float(cross_entropies(spoken, labels)[:, stop].mean())
     assert float(mixture(sure, labels)) == pytest.approx(own, abs=1e-5)
     assert float(expected(sure, labels)) == pytest.approx(own, abs=1e-5)
@@ -89,10 +91,10 @@ def test_weights_by_hand() -> None:
 def test_the_last_exit_learns_nothing_from_itself() -> None:
     spoken, _ = said()
     logits = [z.clone().requires_grad_() for z in spoken.logits]
-    distilled(Said(logits)).backward()
+    distilled(BranchOutputs(logits)).backward()
     assert logits[-1].grad is None
     assert all(float(z.grad.abs().sum()) > 0 for z in logits[:-1])
-    assert float(distilled(Said([spoken.logits[-1]] * 3))) == pytest.approx(0.0, abs=1e-6)
+    assert float(distilled(BranchOutputs([spoken.logits[-1]] * 3))) == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("loss", [mixture, expected])
@@ -101,7 +103,7 @@ def test_gradients_are_those_of_finite_differences(loss: object) -> None:
     costs = torch.tensor([1.0, 3.0, 10.0], dtype=torch.float64)
 
     def total(gates: object, *logits: object) -> object:
-        return loss(Said(logits, gates), labels) + 0.1 * expected_cost(gates, costs)  # type: ignore[operator]
+        return loss(BranchOutputs(logits, gates), labels) + 0.1 * expected_cost(gates, costs)  # type: ignore[operator]
 
     inputs = (spoken.gates.requires_grad_(), *(z.requires_grad_() for z in spoken.logits))
     assert torch.autograd.gradcheck(total, inputs)

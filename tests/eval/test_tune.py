@@ -37,14 +37,14 @@ from offramp.cascades.learning.fit import FitSettings, fit_sweep, multiplied
 from offramp.eval.tune import main
 from offramp.eval.tuning import choose as choose_module
 from offramp.eval.tuning.choose import choose, conclude
+from offramp.eval.tuning.evaluation import Evaluated, FoldEvaluation, percentile
 from offramp.eval.tuning.files import FILES
-from offramp.eval.tuning.judge import Judge, Judged, percentile
 from offramp.eval.tuning.plan import digest, label
+from offramp.eval.tuning.problem import Problem, Settings, read_problem
 from offramp.eval.tuning.search import Searched, plan_of
 from offramp.eval.tuning.solve import Solved, solved
 from offramp.eval.tuning.study import SLOT, accounts, default_of, open_study
 from offramp.eval.tuning.subtopologies import named_paths, sub_topologies
-from offramp.eval.tuning.task import Settings, Task, read_task
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--folds", "2", "--points", "6")
@@ -70,9 +70,9 @@ def flags(data: Path, out: Path, *more: str) -> list[str]:
 TARGETS = ("--budget", "--max-error-increase", "--min-accuracy", "--max-share")
 
 
-def task_of(small: Path, **more: Any) -> Task:
+def task_of(small: Path, **more: Any) -> Problem:
     given: dict[str, Any] = {"topology": "a_g_r", "data": str(small), "min_accuracy": 0.8, "folds": 2, "points": 6}
-    return read_task(Settings(**(given | more)))
+    return read_problem(Settings(**(given | more)))
 
 
 def summary(out: Path) -> dict[str, Any]:
@@ -90,28 +90,28 @@ def command(*argv: str) -> subprocess.Popen[str]:
 
 
 def test_the_space_begins_with_the_plain_frontier_and_its_choices_come_to_that(small: Path) -> None:
-    task = task_of(small)
-    defaults = default_of(task.space)
-    assert task.chosen(defaults) == (task.plain, task.topology)
-    assert task.key(defaults) == task.key({})
+    problem = task_of(small)
+    defaults = default_of(problem.space)
+    assert problem.chosen(defaults) == (problem.plain, problem.topology)
+    assert problem.key(defaults) == problem.key({})
 
 
 def test_every_value_of_the_space_makes_cascades(small: Path) -> None:
     """One choice changed at a time, all of them: it fits, routes, and is a choice of its own."""
-    task = task_of(small)
-    data = task.learnt.take(np.arange(60))
-    defaults = default_of(task.space)
-    keys = {task.key(defaults)}
-    for name, values in task.space.items():
+    problem = task_of(small)
+    data = problem.learnt.take(np.arange(60))
+    defaults = default_of(problem.space)
+    keys = {problem.key(defaults)}
+    for name, values in problem.space.items():
         assert len({label(value) for value in values}) == len(values) > 1
         for value in values[1:]:
-            how, topology = task.chosen(defaults | {name: value})
-            routes = unroll(topology, task.data.costs)
+            how, topology = problem.chosen(defaults | {name: value})
+            routes = unroll(topology, problem.data.costs)
             sweep, _ = fit_sweep(data.of(routes.stages), routes, 2, replace(how, folds=2), prices=np.array([0.01, 0.1]))
             assert sweep.route(data.of(routes.stages)).path.shape == (60, 2 + len(routes.entries))
             assert sweep.routes.spent.tolist() == routes.spent.tolist()  # true costs, whatever multiplied them
-            keys.add(task.key(defaults | {name: value}))
-    assert len(keys) == 1 + sum(len(values) - 1 for values in task.space.values())
+            keys.add(problem.key(defaults | {name: value}))
+    assert len(keys) == 1 + sum(len(values) - 1 for values in problem.space.values())
 
 
 def test_what_is_searched_is_what_policies_and_features_state(small: Path) -> None:
@@ -131,17 +131,17 @@ def test_what_is_searched_is_what_policies_and_features_state(small: Path) -> No
 
 
 def test_choices_that_change_nothing_have_one_key(small: Path) -> None:
-    task = task_of(small)
-    off = default_of(task.space) | {"family.1.logistic": False, "family.2.logistic": False}
-    assert task.key(off) == task.key(off | {"logistic.ridge": 1e-4})
-    assert task.key(off) != task.key(off | {"value.ridge": 3e-2})
+    problem = task_of(small)
+    off = default_of(problem.space) | {"family.1.logistic": False, "family.2.logistic": False}
+    assert problem.key(off) == problem.key(off | {"logistic.ridge": 1e-4})
+    assert problem.key(off) != problem.key(off | {"value.ridge": 3e-2})
     without = {"topology": "alexnet_resnet"}
-    assert task.key(without) == task.key(without | {"multiplier.googlenet": 2.0})
-    assert task.key(without) != task.key(without | {"multiplier.resnet": 2.0})
+    assert problem.key(without) == problem.key(without | {"multiplier.googlenet": 2.0})
+    assert problem.key(without) != problem.key(without | {"multiplier.resnet": 2.0})
 
 
 def test_settings_by_depth_reach_their_paths(small: Path) -> None:
-    task = task_of(small)
+    problem = task_of(small)
     plain = FitSettings(("constant", "threshold", "value"))
     how = plain.chosen(
         {"family.1.threshold": False, "family.1.value": True, "family.2.threshold": True, "family.2.value": False}
@@ -149,7 +149,7 @@ def test_settings_by_depth_reach_their_paths(small: Path) -> None:
     assert how.by_depth == (("constant", "value"), ("constant", "threshold"))
     assert list(how.families(1)) == ["constant", "value"]
     assert list(how.families(2)) == list(how.families(5)) == ["constant", "threshold"]
-    sweep, _ = fit_sweep(task.learnt, task.routes, 3, how)
+    sweep, _ = fit_sweep(problem.learnt, problem.routes, 3, how)
     assert sweep.rules[0,].names[:-1] == ("constant", "value")
     assert sweep.rules[0, 1].names[:-1] == ("constant", "threshold")
     assert plain.chosen({"family.2.value": False}).by_depth == (plain.policies, ("constant", "threshold"))
@@ -158,29 +158,29 @@ def test_settings_by_depth_reach_their_paths(small: Path) -> None:
 
 
 def test_the_plain_settings_fit_as_they_did_and_ones_change_nothing(small: Path) -> None:
-    task = task_of(small)
-    data, how = task.learnt, FitSettings(("constant", "threshold", "value"))
-    plain = to_plain(fit_sweep(data, task.routes, 4, how)[0])
-    ones = replace(how, multipliers=dict.fromkeys(task.routes.stages, 1.0), options={"value": {"knots": 3}})
-    assert to_plain(fit_sweep(data, task.routes, 4, ones)[0]) == plain
-    assert multiplied(task.routes, {}) is task.routes
+    problem = task_of(small)
+    data, how = problem.learnt, FitSettings(("constant", "threshold", "value"))
+    plain = to_plain(fit_sweep(data, problem.routes, 4, how)[0])
+    ones = replace(how, multipliers=dict.fromkeys(problem.routes.stages, 1.0), options={"value": {"knots": 3}})
+    assert to_plain(fit_sweep(data, problem.routes, 4, ones)[0]) == plain
+    assert multiplied(problem.routes, {}) is problem.routes
 
 
 def test_multiplied_costs_are_those_that_rules_are_fitted_by(small: Path) -> None:
     """To multiply every cost is to multiply the price; a stage made dear is called less."""
-    task = task_of(small)
-    data, prices = task.learnt, np.array([0.01, 0.03, 0.1])
+    problem = task_of(small)
+    data, prices = problem.learnt, np.array([0.01, 0.03, 0.1])
     how = FitSettings(("value",))
-    doubled = replace(how, multipliers=dict.fromkeys(task.routes.stages, 2.0))
+    doubled = replace(how, multipliers=dict.fromkeys(problem.routes.stages, 2.0))
     one, other = (
-        fit_sweep(data, task.routes, 3, each, prices=at)[0].route(data)
+        fit_sweep(data, problem.routes, 3, each, prices=at)[0].route(data)
         for each, at in ((doubled, prices), (how, 2 * prices))
     )
     np.testing.assert_array_equal(one.path, other.path)
-    dear = fit_sweep(data, task.routes, 3, replace(how, multipliers={"resnet": 8.0}), prices=prices)[0].route(data)
-    base = fit_sweep(data, task.routes, 3, how, prices=prices)[0].route(data)
-    resnet = task.routes.stages.index("resnet")
-    calls = [np.mean([resnet in task.routes.paths[q] for q in routed.path[:, 0]]) for routed in (dear, base)]
+    dear = fit_sweep(data, problem.routes, 3, replace(how, multipliers={"resnet": 8.0}), prices=prices)[0].route(data)
+    base = fit_sweep(data, problem.routes, 3, how, prices=prices)[0].route(data)
+    resnet = problem.routes.stages.index("resnet")
+    calls = [np.mean([resnet in problem.routes.paths[q] for q in routed.path[:, 0]]) for routed in (dear, base)]
     assert calls[0] < calls[1]
 
 
@@ -241,16 +241,16 @@ def test_the_95th_percentile_of_a_mixture_by_hand() -> None:
 
 def test_judging_is_fitting_on_the_other_folds(small: Path) -> None:
     """By hand: each fold routed by what was fitted on the rest, one point forced by a single price."""
-    task = task_of(small, min_accuracy=0.0, policies=("value",))
-    judge = Judge(task, [0.02], 3, seed=4)
-    assert sorted(np.concatenate(judge.folds).tolist()) == list(range(len(task.learnt)))
-    judged = judge.judge({})
+    problem = task_of(small, min_accuracy=0.0, policies=("value",))
+    evaluation = FoldEvaluation(problem, [0.02], 3, seed=4)
+    assert sorted(np.concatenate(evaluation.folds).tolist()) == list(range(len(problem.learnt)))
+    judged = evaluation.held_out({})
     points = []
-    for rows in judge.folds:
-        rest = task.learnt.take(np.setdiff1d(np.arange(len(task.learnt)), rows))
-        how = replace(task.plain, folds=3)
-        sweep, _ = fit_sweep(rest, task.routes, 1, how, prices=np.array([0.02]))
-        points.append([sweep.route(task.learnt.take(rows)).at(i) for i in range(4)])
+    for rows in evaluation.folds:
+        rest = problem.learnt.take(np.setdiff1d(np.arange(len(problem.learnt)), rows))
+        how = replace(problem.plain, folds=3)
+        sweep, _ = fit_sweep(rest, problem.routes, 1, how, prices=np.array([0.02]))
+        points.append([sweep.route(problem.learnt.take(rows)).at(i) for i in range(4)])
     cost = [np.concatenate([fold[i].cost for fold in points]).mean() for i in range(4)]
     error = [np.concatenate([fold[i].wrong for fold in points]).mean() for i in range(4)]
     assert judged.cost == pytest.approx(min(cost))  # any accuracy will do
@@ -262,14 +262,14 @@ def test_judging_is_fitting_on_the_other_folds(small: Path) -> None:
 
 
 def test_kept_readers_change_nothing(small: Path) -> None:
-    task = task_of(small)
-    judge = Judge(task, [0.01, 0.03, 0.1], 2, seed=0)
+    problem = task_of(small)
+    evaluation = FoldEvaluation(problem, [0.01, 0.03, 0.1], 2, seed=0)
     choices: list[dict[str, Any]] = [
         *({}, {"softness": 0.0}, {"evidence.agreement": False}, {"evidence.stack": False}, {"evidence.ranks": 1}),
         *({"evidence.calibrate": False}, {"topology": "alexnet_resnet"}, {"topology": "googlenet_resnet"}, {}),
     ]
-    again = [judge.judge(c) for c in choices]
-    fresh = [Judge(task, [0.01, 0.03, 0.1], 2, seed=0).judge(c) for c in choices]
+    again = [evaluation.held_out(c) for c in choices]
+    fresh = [FoldEvaluation(problem, [0.01, 0.03, 0.1], 2, seed=0).held_out(c) for c in choices]
     assert [(j.cost, j.error, j.curve) for j in again] == [(j.cost, j.error, j.curve) for j in fresh]
     assert (again[0].cost, again[0].curve) == (again[-1].cost, again[-1].curve)
     assert len({str(j.curve) for j in again}) > 2
@@ -277,26 +277,26 @@ def test_kept_readers_change_nothing(small: Path) -> None:
 
 def test_the_value_is_told_after_each_fold_and_a_miss_is_worse_than_any_hit(small: Path) -> None:
     prices = [0.005, 0.02, 0.1]
-    task = task_of(small)
+    problem = task_of(small)
     told: dict[int, float] = {}
-    judged = Judge(task, prices, 3, seed=0).judge({}, told.__setitem__)
+    judged = FoldEvaluation(problem, prices, 3, seed=0).held_out({}, told.__setitem__)
     assert list(told) == [0, 1, 2]
     assert told[2] == judged.cost
     assert judged.violation == 0
     assert judged.error <= 0.2 + 1e-9
     out_of_reach = task_of(small, min_accuracy=0.999)
     told = {}
-    judged = Judge(out_of_reach, prices, 3, seed=0).judge({}, told.__setitem__)
+    judged = FoldEvaluation(out_of_reach, prices, 3, seed=0).held_out({}, told.__setitem__)
     assert judged.violation > 0
-    assert min(told.values()) > task.routes.cost.max()
+    assert min(told.values()) > problem.routes.cost.max()
 
 
 def test_examples_of_certify_and_test_are_never_looked_at(small: Path) -> None:
-    task = task_of(small)
-    seen = set(task.learnt.ids.tolist())
+    problem = task_of(small)
+    seen = set(problem.learnt.ids.tolist())
     assert len(seen) == 210
     for part in ("certify", "test"):
-        assert not seen & set(task.data.parts[part].ids.tolist())
+        assert not seen & set(problem.data.parts[part].ids.tolist())
 
 
 def test_a_tune_part_is_learned_from_too(small: Path, tmp_path: Path) -> None:
@@ -372,8 +372,8 @@ def test_no_search_is_the_plain_frontier_solved(small: Path, tmp_path: Path) -> 
     assert policy.expected.cost[policy.point] == pytest.approx(0.5)
     assert found["verdict"]["code"] == "no_search"
     assert not (tmp_path / "out" / "study.db").exists()
-    task = task_of(small, budget="0.5ms", min_accuracy=None, trials=0)
-    plain = solved(task, task.plain, task.topology)
+    problem = task_of(small, budget="0.5ms", min_accuracy=None, trials=0)
+    plain = solved(problem, problem.plain, problem.topology)
     assert policy.point == plain.point
     assert to_plain(policy.fitted.sweep) == to_plain(plain.fitted.sweep)
 
@@ -424,25 +424,25 @@ def test_several_objectives_keep_their_front(small: Path, tmp_path: Path) -> Non
 
 def test_the_plain_policy_is_kept_unless_another_is_surely_ahead(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the fresh folds alone: neither the study's values nor the test part have a say."""
-    task = task_of(small)
-    plain = solved(task, task.plain, task.topology)
+    problem = task_of(small)
+    plain = solved(problem, problem.plain, problem.topology)
 
     class Trial:
         user_attrs: Mapping[str, Any] = {"found": {"cost": 0.0, "violation": 0.0}, SLOT: 1, "key": "k"}
         number = 1
-        params = {name: label(v[0]) for name, v in task.space.items()} | {"softness": 0.0}
+        params = {name: label(v[0]) for name, v in problem.space.items()} | {"softness": 0.0}
 
     monkeypatch.setattr("offramp.eval.tuning.choose.ranking", lambda *_: [Trial()])
     n = 100
 
     def kept(saving: float, noise: float) -> bool:
-        def judge(self: Judge, choices: Mapping[str, Any], report: object = None) -> Judged:
+        def held_out(self: FoldEvaluation, choices: Mapping[str, Any], report: object = None) -> Evaluated:
             tuned = choices["softness"] == 0.0
             spent = np.full(n, 1.0) - tuned * (saving + noise * np.tile([-1.0, 1.0], n // 2))
-            return Judged(spent.mean(), 0.1, 1.0, 0.0, [], np.full(n, 0.1), spent)
+            return Evaluated(spent.mean(), 0.1, 1.0, 0.0, [], np.full(n, 0.1), spent)
 
-        monkeypatch.setattr(Judge, "judge", judge)
-        return choose(task, plain, Searched(prices=[0.1]))[0] is not None
+        monkeypatch.setattr(FoldEvaluation, "held_out", held_out)
+        return choose(problem, plain, Searched(prices=[0.1]))[0] is not None
 
     assert kept(saving=0.3, noise=1.0)  # three standard errors
     assert not kept(saving=0.15, noise=1.0)
@@ -453,13 +453,13 @@ def test_the_plain_policy_is_kept_unless_another_is_surely_ahead(small: Path, mo
 def test_a_trial_that_fails_does_not_end_the_study(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Judge.judge
+    real = FoldEvaluation.judge
 
-    def judge(self: Judge, choices: Mapping[str, Any], report: Any = lambda *_: None) -> Judged:
+    def held_out(self: FoldEvaluation, choices: Mapping[str, Any], report: Any = lambda *_: None) -> Evaluated:
         found = real(self, choices, report)
         return replace(found, cost=float("nan")) if choices.get("answer") == "last" else found
 
-    monkeypatch.setattr(Judge, "judge", judge)
+    monkeypatch.setattr(FoldEvaluation, "held_out", held_out)
     assert main(flags(small, tmp_path, "--trials", "8", "--sampler", "random")) == 0
     frame = pd.read_csv(tmp_path / "trials.csv")
     bad = frame["answer"] == "last"
@@ -492,15 +492,15 @@ def test_the_same_command_again_keeps_a_certificate_of_the_same_policy(
 def test_an_interrupted_search_keeps_what_is_ahead(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which trial was ahead on the folds says little; there is no time for more than its policy's own figures."""
     for target, field in (({}, "cost"), ({"budget": "0.5ms", "min_accuracy": None}, "error")):
-        task = task_of(small, trials=0, **target)
-        plain = solved(task, task.plain, task.topology)
+        problem = task_of(small, trials=0, **target)
+        plain = solved(problem, problem.plain, problem.topology)
         trial = optuna.create_trial(value=1.0)
         monkeypatch.setattr(choose_module, "choose", lambda *_, trial=trial: (trial, None))
-        monkeypatch.setattr(choose_module, "choices_of", lambda *_, task=task: default_of(task.space))
+        monkeypatch.setattr(choose_module, "choices_of", lambda *_, problem=problem: default_of(problem.space))
         for times, kept in ((0.9, trial), (1.0, None), (1.1, None)):
             other = replace(plain, **{field: times * getattr(plain, field)})
             monkeypatch.setattr(choose_module, "solved", lambda *_, other=other: other)
-            found = conclude(task, plain, Searched(stopped="interrupted"))
+            found = conclude(problem, plain, Searched(stopped="interrupted"))
             assert found.trial is kept
             assert found.best is (plain if kept is None else other)
             assert found.tested is None
@@ -570,8 +570,8 @@ def test_an_interrupt_writes_the_best_so_far_and_leaves_the_test_part_alone(smal
     assert "interrupted" in told
     assert "give the same command again" in told
     assert read_deployment(tmp_path / "policy.json").target.accuracy == 0.8
-    task = task_of(small, trials=500, out=tmp_path)
-    opened = open_study(plan_of(task))
+    problem = task_of(small, trials=500, out=tmp_path)
+    opened = open_study(plan_of(problem))
     state = accounts(opened.trials(), 500)
     opened.close()
     assert not state.running  # what was under way was given back
@@ -581,10 +581,10 @@ def test_an_interrupt_writes_the_best_so_far_and_leaves_the_test_part_alone(smal
 def test_an_interrupt_while_the_best_are_judged_again_loses_nothing(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(task: Task, plain: Solved, searched: Searched) -> Any:
+    def stopped(problem: Problem, plain: Solved, searched: Searched) -> Any:
         if not searched.stopped:
             raise KeyboardInterrupt
-        return choose(task, plain, searched)
+        return choose(problem, plain, searched)
 
     monkeypatch.setattr("offramp.eval.tuning.choose.choose", stopped)
     assert main(flags(small, tmp_path, "--trials", "2")) == 130
@@ -598,16 +598,16 @@ def test_a_file_that_stays_locked_ends_the_search_with_the_best_so_far(
 ) -> None:
     assert main(flags(small, tmp_path, "--trials", "3")) == 0
     capsys.readouterr()
-    real, calls = Judge.evaluate, []
+    real, calls = FoldEvaluation.evaluate, []
     lock = sqlite3.connect(tmp_path / "study.db", isolation_level=None)
 
-    def evaluate(self: Judge, choices: Mapping[str, Any], report: Any) -> Any:
+    def evaluate(self: FoldEvaluation, choices: Mapping[str, Any], report: Any) -> Any:
         if not calls:
             calls.append(lock.execute("BEGIN EXCLUSIVE"))
         return real(self, choices, report)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Judge, "evaluate", evaluate)
+        patch.setattr(FoldEvaluation, "evaluate", evaluate)
         assert main(flags(small, tmp_path, "--trials", "6", "--patience", "1")) == 1
     told = " ".join(capsys.readouterr().out.split())
     assert "study.db has been locked by another program for 1 s" in told

@@ -14,7 +14,7 @@ from offramp.cascades.files.codec import to_plain
 from offramp.features import evidence, fitting
 from offramp.features.belief.calibration import MANY_CLASSES, fit_answers, fit_temperature
 from offramp.features.belief.pooling import FLOOR, OUT, Pool
-from offramp.features.confidence import FARTHEST, FEATURES, glance
+from offramp.features.confidence import FARTHEST, FEATURES, read_confidence
 from offramp.features.evidence import EvidenceSettings, Path, Reader, Reading, View
 from offramp.features.fitting import fit_reader
 from offramp.features.outputs import NO_ANSWER, Floats, Ints, Outputs, Stage
@@ -55,7 +55,7 @@ def answers(outputs: Outputs, ranks: int = 1, confidence: bool = False) -> Outpu
     made = []
     for stage in outputs.stages:
         assert stage.logits is not None
-        seen = glance(stage.logits, ranks=ranks)
+        seen = read_confidence(stage.logits, ranks=ranks)
         sure = {"confidence": np.exp(seen.top_logp[:, 0]).astype(float)} if confidence else {}
         made.append(Stage(stage.name, answers=seen.top, measured=sure))
     return replace(outputs, stages=tuple(made))
@@ -326,7 +326,7 @@ def test_beliefs_of_a_fold_are_by_what_the_other_folds_taught(many: bool, monkey
     labels, folds = outputs.labels, folds_of(outputs)
     monkeypatch.setattr(fitting, "FEW", len(outputs) - many)
     reader, reading = fitted(outputs)
-    columns, spoken, _ = evidence.Said(reader, outputs).at(path)
+    columns, spoken, _ = evidence.StageLogProbabilities(reader, outputs).at(path)
     pool = evidence.fit_weights(columns, None, labels, 2)
     np.testing.assert_array_equal(reader.pools[path].weights, pool.weights)
     found = reading.view(path).logp
@@ -345,7 +345,7 @@ def test_uncorrected_beliefs_too(many: bool, monkeypatch: pytest.MonkeyPatch) ->
     labels, folds = outputs.labels, folds_of(outputs)
     monkeypatch.setattr(fitting, "FEW", len(outputs) - many)
     reader, reading = fitted(outputs)
-    said = evidence.Said(reader, outputs)
+    said = evidence.StageLogProbabilities(reader, outputs)
     columns, spoken, out = said.at(path)
     classes = said.alternatives(path)
     assert out is not None
@@ -384,7 +384,7 @@ def test_a_correction_is_used_only_where_it_helps_held_out() -> None:
 def test_answers_are_calibrated_by_the_other_folds(c: int) -> None:
     outputs = answers(logits(300, c=c), ranks=2, confidence=True)
     reader, _ = fitted(outputs)
-    said = evidence._held_out_said(reader, outputs, folds_of(outputs))
+    said = evidence._held_out_log_probabilities(reader, outputs, folds_of(outputs))
     for fold in range(5):
         mine = np.flatnonzero(folds_of(outputs) == fold)
         rest = outputs.take(np.flatnonzero(folds_of(outputs) != fold))
@@ -397,7 +397,7 @@ def test_answers_are_calibrated_by_the_other_folds(c: int) -> None:
                 classes = said.alternatives((s,))
                 assert classes is not None
                 named, rest_of = own.logp_of(stage.take(mine), classes[mine, :-1])
-                found = said.said((s,))[mine, 0]
+                found = said.log_probabilities((s,))[mine, 0]
                 np.testing.assert_allclose(found, np.maximum(np.column_stack([named, rest_of]), FLOOR), rtol=1e-6)
     whole = fit_answers(outputs.stages[0], outputs.labels, c)
     np.testing.assert_array_equal(reader.calibration[0].coefficients, whole.coefficients)
@@ -465,11 +465,11 @@ def test_the_glance_at_logits_is_passed_on_after_the_temperature() -> None:
     for s, stage in enumerate(outputs.stages):
         assert stage.logits is not None
         assert reader.temperature[s] == fit_temperature(stage.logits, outputs.labels)
-        seen = glance(stage.logits, float(reader.temperature[s]))
+        seen = read_confidence(stage.logits, float(reader.temperature[s]))
         for feature, of in FEATURES.items():
             np.testing.assert_array_equal(column(reading.view((0, 1)), f"{stage.name}.{feature}"), of(seen))
     # and the belief stands on the same numbers
-    said = evidence.Said(reader, outputs).logp[1]
+    said = evidence.StageLogProbabilities(reader, outputs).logp[1]
     z = outputs.stages[1].logits
     assert z is not None
     np.testing.assert_allclose(said, np.maximum(log_softmax(z / reader.temperature[1], axis=1), FLOOR), atol=1e-4)
@@ -651,7 +651,7 @@ def test_alternatives_are_the_answers_on_the_path_each_believed_once() -> None:
 def test_what_logits_say_of_the_others_answers_is_read_from_the_logits() -> None:
     outputs = logits(100, c=MANY)
     reader, reading = fitted(outputs, PLAIN)
-    said = evidence.Said(reader, outputs).said((0, 1))
+    said = evidence.StageLogProbabilities(reader, outputs).said((0, 1))
     view = reading.view((0, 1))
     assert view.alternatives is not None
     for s, stage in enumerate(outputs.stages):

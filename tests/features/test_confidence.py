@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from offramp.features import confidence as module
-from offramp.features.confidence import FARTHEST, FEATURES, TOP, Glance, glance
+from offramp.features.confidence import FARTHEST, FEATURES, TOP, Confidence, read_confidence
 from offramp.features.outputs import Floats
 
 
@@ -18,8 +18,8 @@ def noise(n: int, c: int, dtype: str = "float32", seed: int = 0, spread: float =
     return (spread * np.random.default_rng(seed).normal(size=(n, c))).astype(dtype)
 
 
-def agree(seen: Glance, logits: Floats, temperature: float = 1.0, rounding: float = 2e-5) -> None:
-    """The glance is what scipy and a stable sort say of the logits, in float64."""
+def agree(seen: Confidence, logits: Floats, temperature: float = 1.0, rounding: float = 2e-5) -> None:
+    """The read_confidence is what scipy and a stable sort say of the logits, in float64."""
     z = logits.astype(np.float64) / temperature
     r = seen.top.shape[1]
     order = np.argsort(-logits.astype(np.float64), axis=1, kind="stable")[:, :r]
@@ -38,7 +38,7 @@ def agree(seen: Glance, logits: Floats, temperature: float = 1.0, rounding: floa
 @pytest.mark.parametrize("n", [1, 2, 37])
 def test_as_scipy_says(n: int, c: int, dtype: str) -> None:
     logits = noise(n, c, dtype, seed=n * c)
-    seen = glance(logits)
+    seen = read_confidence(logits)
     agree(seen, logits)
     assert seen.top.shape == seen.top_logp.shape == (n, min(TOP, c))
     assert seen.top.dtype.kind == "i"
@@ -47,28 +47,28 @@ def test_as_scipy_says(n: int, c: int, dtype: str) -> None:
 
 def test_twenty_thousand_classes() -> None:
     logits = noise(40, 20_000)
-    agree(glance(logits, ranks=5), logits, rounding=1e-4)
+    agree(read_confidence(logits, ranks=5), logits, rounding=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [0.25, 0.7, 1.0, 1.9, 20.0])
 def test_temperature_divides_the_logits(temperature: float) -> None:
     logits = noise(30, 7)
-    agree(glance(logits, temperature), logits, temperature)
+    agree(read_confidence(logits, temperature), logits, temperature)
 
 
 def test_as_many_ranks_as_are_asked_for_and_there_are() -> None:
     logits = noise(20, 6)
     for ranks in (1, 2, 5, 6, 9):
-        seen = glance(logits, ranks=ranks)
+        seen = read_confidence(logits, ranks=ranks)
         assert seen.top.shape == (20, min(ranks, 6))
         agree(seen, logits)
     # all classes ranked: every class once, and the probabilities are all there is
-    np.testing.assert_array_equal(np.sort(glance(logits, ranks=6).top, axis=1), np.tile(np.arange(6), (20, 1)))
-    np.testing.assert_allclose(np.exp(glance(logits, ranks=6).top_logp).sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(np.sort(read_confidence(logits, ranks=6).top, axis=1), np.tile(np.arange(6), (20, 1)))
+    np.testing.assert_allclose(np.exp(read_confidence(logits, ranks=6).top_logp).sum(axis=1), 1, rtol=1e-5)
 
 
 def test_three_examples_by_hand() -> None:
-    seen = glance(np.log(np.array([[0.25, 0.5, 0.25], [0.2, 0.2, 0.6], [1 / 3, 1 / 3, 1 / 3]])))
+    seen = read_confidence(np.log(np.array([[0.25, 0.5, 0.25], [0.2, 0.2, 0.6], [1 / 3, 1 / 3, 1 / 3]])))
     assert seen.top.tolist() == [[1, 0, 2], [2, 0, 1], [0, 1, 2]]
     np.testing.assert_allclose(np.exp(seen.top_logp), [[0.5, 0.25, 0.25], [0.6, 0.2, 0.2], [1 / 3] * 3], rtol=1e-6)
     np.testing.assert_allclose(seen.entropy, [1.5 * np.log(2), 0.950271, np.log(3)], rtol=1e-6)
@@ -78,21 +78,21 @@ def test_three_examples_by_hand() -> None:
 def test_of_equal_logits_the_lower_class_comes_first() -> None:
     logits = np.zeros((2, 6), np.float32)
     logits[1, [2, 4, 5]] = 1
-    assert glance(logits, ranks=6).top.tolist() == [[0, 1, 2, 3, 4, 5], [2, 4, 5, 0, 1, 3]]
+    assert read_confidence(logits, ranks=6).top.tolist() == [[0, 1, 2, 3, 4, 5], [2, 4, 5, 0, 1, 3]]
 
 
 @given(st.lists(st.lists(st.integers(-2, 2), min_size=4, max_size=4), min_size=1, max_size=6), st.integers(1, 4))
 @settings(max_examples=100, deadline=None)
 def test_ties_are_as_a_stable_sort_has_them(values: list[list[int]], ranks: int) -> None:
     logits = np.array(values, np.float32)
-    agree(glance(logits, ranks=ranks), logits)
+    agree(read_confidence(logits, ranks=ranks), logits)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_huge_logits_neither_overflow_nor_lose_their_order(dtype: str) -> None:
     logits = np.array([[1e4, -1e4, 0], [1e4, 1e4, -1e4], [-1e4, -1e4, -1e4], [9992, 10000, 0]], dtype)
     with np.errstate(all="raise", under="ignore"):
-        seen = glance(logits)
+        seen = read_confidence(logits)
     assert seen.top.tolist() == [[0, 2, 1], [0, 1, 2], [0, 1, 2], [1, 0, 2]]
     assert seen.top_logp[0].tolist() == [0, -1e4, -2e4]
     np.testing.assert_allclose(seen.top_logp[1], [-np.log(2), -np.log(2), -2e4 - np.log(2)], rtol=1e-6)
@@ -107,7 +107,7 @@ def test_huge_logits_neither_overflow_nor_lose_their_order(dtype: str) -> None:
 def test_classes_masked_with_the_lowest_float_are_never_likely(dtype: str, temperature: float) -> None:
     lowest = np.finfo(dtype).min
     with np.errstate(over="raise", invalid="raise"):
-        seen = glance(np.array([[1, 2, lowest], [lowest, 3, lowest]], dtype), temperature)
+        seen = read_confidence(np.array([[1, 2, lowest], [lowest, 3, lowest]], dtype), temperature)
     assert seen.top.tolist() == [[1, 0, 2], [1, 0, 2]]  # each class once, the masked ones last
     p = special.softmax([1 / temperature, 2 / temperature])
     np.testing.assert_allclose(seen.entropy, [stats.entropy(p), 0], rtol=1e-6)
@@ -117,7 +117,7 @@ def test_classes_masked_with_the_lowest_float_are_never_likely(dtype: str, tempe
 
 
 def test_one_class_is_certain() -> None:
-    seen = glance(np.array([[3.0], [-7.0]]))
+    seen = read_confidence(np.array([[3.0], [-7.0]]))
     assert seen.top.tolist() == [[0], [0]]
     assert seen.top_logp.tolist() == [[0], [0]]
     assert seen.entropy.tolist() == [0, 0]
@@ -125,7 +125,7 @@ def test_one_class_is_certain() -> None:
 
 
 def test_no_examples_are_no_trouble() -> None:
-    seen = glance(np.empty((0, 5), np.float32))
+    seen = read_confidence(np.empty((0, 5), np.float32))
     assert (seen.top.shape, seen.entropy.shape) == ((0, 3), (0,))
 
 
@@ -137,19 +137,19 @@ def test_edges_of_chunks_and_of_workers_shares_leave_no_mark(
     logits = noise(41, 5)
     monkeypatch.setattr(module, "CHUNK_BYTES", chunk_bytes)
     monkeypatch.setattr(module.os, "cpu_count", lambda: workers)
-    agree(glance(logits), logits)
+    agree(read_confidence(logits), logits)
 
 
 def test_the_logits_are_not_touched_and_may_be_mapped_or_strided(tmp_path: Path) -> None:
     logits = noise(25, 8)
     np.save(tmp_path / "z.npy", logits)
     mapped = np.load(tmp_path / "z.npy", mmap_mode="r")
-    agree(glance(mapped), logits)
-    agree(glance(logits[::-2, 1:6]), logits[::-2, 1:6])
+    agree(read_confidence(mapped), logits)
+    agree(read_confidence(logits[::-2, 1:6]), logits[::-2, 1:6])
     np.testing.assert_array_equal(mapped, np.load(tmp_path / "z.npy"))
     frozen = logits.copy()
     frozen.flags.writeable = False
-    agree(glance(frozen, 2.0), logits, 2.0)
+    agree(read_confidence(frozen, 2.0), logits, 2.0)
 
 
 def test_a_worker_that_fails_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,14 +158,14 @@ def test_a_worker_that_fails_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(module, "_read", broken)
     with pytest.raises(MemoryError, match="not enough"):
-        glance(noise(10, 3))
+        read_confidence(noise(10, 3))
 
 
 # --- confidence features, each alone and all of them
 
 
 def of(name: str, logits: object) -> Floats:
-    return FEATURES[name](glance(np.asarray(logits, np.float64)))
+    return FEATURES[name](read_confidence(np.asarray(logits, np.float64)))
 
 
 def test_features_by_hand() -> None:
@@ -218,7 +218,7 @@ CASES = [(1, 1), (40, 1), (40, 2), (40, 3), (40, 12), (1, 300)]
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_a_feature_is_one_finite_number_an_example(name: str, n: int, c: int, dtype: str) -> None:
     for spread in (0.0, 1.0, 30.0, 1000.0):
-        column = FEATURES[name](glance(noise(n, c, dtype, spread=spread)))
+        column = FEATURES[name](read_confidence(noise(n, c, dtype, spread=spread)))
         assert column.shape == (n,)
         assert column.dtype.kind == "f"
         assert np.isfinite(column).all()
@@ -228,9 +228,9 @@ def test_a_feature_is_one_finite_number_an_example(name: str, n: int, c: int, dt
 def test_a_feature_sees_each_example_alone(name: str) -> None:
     logits = noise(60, 5)
     shuffled = np.random.default_rng(1).permutation(60)
-    whole = FEATURES[name](glance(logits))
-    np.testing.assert_allclose(FEATURES[name](glance(logits[shuffled])), whole[shuffled], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(FEATURES[name](glance(logits[7:8])), whole[7:8], rtol=1e-5, atol=1e-6)
+    whole = FEATURES[name](read_confidence(logits))
+    np.testing.assert_allclose(FEATURES[name](read_confidence(logits[shuffled])), whole[shuffled], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(FEATURES[name](read_confidence(logits[7:8])), whole[7:8], rtol=1e-5, atol=1e-6)
 
 
 SEES_THE_LEVEL = {"log_sum_exp"}
@@ -241,14 +241,14 @@ SEES_THE_LEVEL = {"log_sum_exp"}
 @pytest.mark.parametrize("constant", [-3.0, 0.5, 8.0])
 def test_only_the_log_sum_exp_sees_a_constant_added_to_all_logits(name: str, constant: float) -> None:
     logits = noise(60, 6, "float64", spread=1.0)
-    before, after = (FEATURES[name](glance(z)) for z in (logits, logits + constant))
+    before, after = (FEATURES[name](read_confidence(z)) for z in (logits, logits + constant))
     np.testing.assert_allclose(after, before + (constant if name in SEES_THE_LEVEL else 0), atol=2e-5)
 
 
 @pytest.mark.parametrize("name", sorted(set(FEATURES) - SEES_THE_LEVEL))
 def test_a_feature_does_not_care_which_class_is_which(name: str) -> None:
     logits = noise(60, 6)
-    of_columns: Callable[[Floats], Floats] = lambda z: FEATURES[name](glance(z))  # noqa: E731
+    of_columns: Callable[[Floats], Floats] = lambda z: FEATURES[name](read_confidence(z))  # noqa: E731
     np.testing.assert_allclose(of_columns(logits[:, ::-1]), of_columns(logits), rtol=1e-5, atol=2e-6)
 
 

@@ -1,4 +1,4 @@
-"""The flags of tuning and a data folder turned into a task: what is wanted, what to learn from, what may be chosen."""
+"""The flags of tuning and a data folder turned into a problem: the target, the examples, what may be chosen."""
 
 # The command reads its flags with this before all else, so what is heavy waits until it is needed.
 
@@ -118,7 +118,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Task:
+class Problem:
     """The problem: ``learnt`` are the examples that anything may be learned or chosen on, ``target`` what is wanted.
 
     ``topologies``: name -> topology, the one given first. ``plain``: how the plain frontier is fitted.
@@ -179,7 +179,7 @@ class Task:
         return json.dumps([asdict(how), written_out(topology, self.data.costs), choices.get("aim")], sort_keys=True)
 
 
-def read_task(settings: Settings) -> Task:
+def read_problem(settings: Settings) -> Problem:
     """The data and the flags, checked against each other. Raises InputError."""
     from offramp.cascades.files.datafolder import keep_back, read_folder
     from offramp.cascades.graph.routing import largest
@@ -221,13 +221,13 @@ def read_task(settings: Settings) -> Task:
     bound |= set(shares) | ({routes.stages[-1]} if LOSSES[settings.loss].excess else set())
     topologies = sub_topologies(topology, data.costs, bound)
     objectives = tuple(dict.fromkeys(settings.objectives))
-    task = Task(settings, data, kept, learnt, topology, topologies, routes, target, plain, objectives)
+    problem = Problem(settings, data, kept, learnt, topology, topologies, routes, target, plain, objectives)
     if not objectives:
-        return replace(task, objectives=(task.natural,))
-    if len(objectives) == 1 and objectives != (task.natural,):
+        return replace(problem, objectives=(problem.natural,))
+    if len(objectives) == 1 and objectives != (problem.natural,):
         raise InputError(
-            f"{task.natural}, which the target leaves to be made small, or several objectives",
+            f"{problem.natural}, which the target leaves to be made small, or several objectives",
             objectives[0],
             "--objectives",
         )
-    return task
+    return problem

@@ -18,8 +18,8 @@ from offramp.cascades.learning.outcomes import single_outcomes
 from offramp.cascades.learning.points import Plan
 from offramp.cascades.learning.targets import best_pair, cost_range, limits_of
 from offramp.eval.tuning.plan import Found, Report
+from offramp.eval.tuning.problem import Problem
 from offramp.eval.tuning.solve import losses_alone
-from offramp.eval.tuning.task import Task
 from offramp.features.evidence import Reader, Reading
 from offramp.features.fitting import fit_reader
 from offramp.features.outputs import Floats, Ints, Outputs
@@ -37,7 +37,7 @@ QUANTILE = 0.95
 
 
 @dataclass(frozen=True)
-class Judged:
+class Evaluated:
     """How a choice did on held-out examples: of the point that the target picks (or ``aim``) its mean cost, error and
     p95 of the cost; by how much it misses the target; its frontier; and each example's expected loss and cost."""
 
@@ -50,7 +50,7 @@ class Judged:
     cost_rows: Floats
 
 
-class Judge:
+class FoldEvaluation:
     """Cross-validates choices on the learnt examples.
 
     Every fold is fitted on the others and routed; the target is solved on all folds routed so far. The folds, their
@@ -60,41 +60,41 @@ class Judge:
     where beliefs were known already. Half of the trials end after one fold or two.
     """
 
-    def __init__(self, task: Task, prices: Sequence[float], folds: int, seed: int) -> None:
-        self.task, self.prices = task, np.array(prices)
+    def __init__(self, problem: Problem, prices: Sequence[float], folds: int, seed: int) -> None:
+        self.problem, self.prices = problem, np.array(prices)
         rng = np.random.default_rng([seed, folds])
-        rows = np.sort(rng.permutation(len(task.learnt))[:CV_ROWS])
-        self.outputs = task.learnt.take(rows) if len(rows) < len(task.learnt) else task.learnt
+        rows = np.sort(rng.permutation(len(problem.learnt))[:CV_ROWS])
+        self.outputs = problem.learnt.take(rows) if len(rows) < len(problem.learnt) else problem.learnt
         order = rng.permutation(len(self.outputs))
         self.folds = [np.sort(order[fold::folds]) for fold in range(folds)]
-        self.largest = losses_alone(self.outputs, task.plain.loss)[:, task.largest]
+        self.largest = losses_alone(self.outputs, problem.plain.loss)[:, problem.largest]
         self.known: list[dict[Any, Any]] = [{} for _ in self.folds]
         self.plans: dict[Any, list[Plan]] = {}
 
     def evaluate(self, choices: Mapping[str, Any], report: Report) -> Found:
         """As a study wants it: the objectives' values."""
-        judged = self.judge(choices, report)
+        judged = self.held_out(choices, report)
         values = {"cost": judged.cost, "error": judged.error, "p95": judged.p95}
         about = {**values, "curve": judged.curve}
-        return Found(tuple(values[name] for name in self.task.objectives), judged.violation, about)
+        return Found(tuple(values[name] for name in self.problem.objectives), judged.violation, about)
 
-    def judge(self, choices: Mapping[str, Any], report: Report = lambda *_: None) -> Judged:
+    def held_out(self, choices: Mapping[str, Any], report: Report = lambda *_: None) -> Evaluated:
         """Fold after fold; ``report`` hears the value so far, a miss of the target being worse than any hit."""
-        how, topology = self.task.chosen(choices)
+        how, topology = self.problem.chosen(choices)
         parts: list[list[Routing]] = []
         for fold, rows in enumerate(self.folds):
             parts.append(self._routings(fold, rows, how, topology))
             seen = np.concatenate(self.folds[: fold + 1])
             judged = self._solve(parts, float(self.largest[seen].mean()), choices.get("aim"))
-            value = {"cost": judged.cost, "error": judged.error}[self.task.natural]
-            worst = float(self.task.routes.cost.max()) if self.task.natural == "cost" else 1.0
+            value = {"cost": judged.cost, "error": judged.error}[self.problem.natural]
+            worst = float(self.problem.routes.cost.max()) if self.problem.natural == "cost" else 1.0
             report(fold, value if judged.violation <= 0 else worst * (1 + judged.violation))
         return judged
 
     def _routings(self, fold: int, rows: Ints, how: FitSettings, topology: Topology) -> list[Routing]:
         """Where the examples ``rows`` go by what was fitted on all others: at each price, by one stage alone, and by
         jointly tuned thresholds if those are among the families."""
-        routes = unroll(topology, self.task.data.costs)
+        routes = unroll(topology, self.problem.data.costs)
         here = self.outputs.of(routes.stages)
         rest = here.take(np.setdiff1d(np.arange(len(here)), rows))
         known = self.known[fold]
@@ -118,10 +118,10 @@ class Judge:
             found += [route_chain(examples, routes, *plan) for plan in self.plans[key]]
         return found
 
-    def _solve(self, parts: Sequence[Sequence[Routing]], reference: float, aim: float | None) -> Judged:
+    def _solve(self, parts: Sequence[Sequence[Routing]], reference: float, aim: float | None) -> Evaluated:
         """The target's point, or the one at ``aim``, of the folds' routings put together."""
         routings = [_joined(of_point) for of_point in zip(*parts, strict=True)]
-        target = self.task.target
+        target = self.problem.target
         limits = limits_of(target, routings, reference, routings)
         misses = [_missed(limit.values, limit.bound) for limit in limits]
         cost = np.array([routing.mean_cost for routing in routings])
@@ -132,7 +132,7 @@ class Judge:
             low = min(int(at), len(hull) - 2) if len(hull) > 1 else 0
             one, other, share = hull[low], hull[min(low + 1, len(hull) - 1)], at - low
         else:
-            first, second = (error, cost) if self.task.accurate else (cost, error)
+            first, second = (error, cost) if self.problem.accurate else (cost, error)
             found = best_pair(first, second, limits)
             if found is None:  # the point that misses least
                 nearest = int(np.max(misses, axis=0).argmin())
@@ -146,7 +146,7 @@ class Judge:
         if target.budget is not None and target.budget > cost_range(cost, routings[0].routes)[1]:
             violation = 1.0  # smaller than what was asked for: another topology would use the budget
         a, b = routings[one], routings[other]
-        return Judged(
+        return Evaluated(
             mean(cost),
             mean(error),
             percentile(a, b, share),
