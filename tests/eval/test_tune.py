@@ -453,7 +453,7 @@ def test_the_plain_policy_is_kept_unless_another_is_surely_ahead(small: Path, mo
 def test_a_trial_that_fails_does_not_end_the_study(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = FoldEvaluation.judge
+    real = FoldEvaluation.held_out
 
     def held_out(self: FoldEvaluation, choices: Mapping[str, Any], report: Any = lambda *_: None) -> Evaluated:
         found = real(self, choices, report)
