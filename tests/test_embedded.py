@@ -154,4 +154,4 @@ def test_everything_embedded_is_packaged() -> None:
     files = [path.relative_to(EMBEDDED.parent).as_posix() for path in EMBEDDED.rglob("*") if path.is_file()]
     assert len(files) >= 7
     for file in files:
-        assert any(fnmatch(file, pattern) for pattern in packaged["cascades"]), file
+        assert any(fnmatch(file, pattern) for pattern in packaged["offramp.cascades"]), file

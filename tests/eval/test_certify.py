@@ -666,12 +666,12 @@ def test_outputs_of_other_networks_are_refused(
     certify: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As far as eval.extract noted whose they are."""
-    from offramp.eval import run
+    from offramp.cascades.files import provenance
 
     known = {name: {"spec": name, "weights": f"{name} 1", "preprocessing": "p"} for name in ("alexnet", "googlenet")}
     write_deployment(replace(read_deployment(home / "policy.json"), networks=known), tmp_path / "policy.json")
     noted: dict[str, Any] = {name: dict(each) for name, each in known.items()}
-    monkeypatch.setattr(run, "networks_noted", lambda *_: noted)
+    monkeypatch.setattr(provenance, "networks_noted", lambda *_: noted)
     code, out, _ = certify("policy", "--data", home / "new", "--target", "0.06")
     assert code == 0
     assert "that nothing was learned from" in out
