@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from offramp.cascades.files.datafolder import EMBEDDED, keep_back, read_folder
+from offramp.cascades.files.datafolder import keep_back, read_folder
+from offramp.cascades.files.embedded import EMBEDDED
 from offramp.cascades.files.policy import Attempt, Deployment, policies_digest, read_deployment, write_deployment
 from offramp.cascades.graph.routing import Routing, largest
 from offramp.cascades.graph.topology import parse_topology, unroll
