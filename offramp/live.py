@@ -80,9 +80,7 @@ class Cascade:
 
     def _logits(self, stage: int, batch: Any, rows: Ints) -> Any:
         where = f"stage {self.live.routes.stages[stage]!r}"
-        some = [batch[i] for i in rows] if isinstance(batch, list | tuple) else batch
-        if not isinstance(batch, list | tuple) and len(rows) < len(batch):
-            some = batch[rows]
+        some = batch[rows] if hasattr(batch, "shape") else [batch[i] for i in rows.tolist()]
         z = self.stages[stage](some)
         z = z.detach().float().cpu().numpy() if hasattr(z, "detach") else np.asarray(z, dtype=np.float32)
         if z.shape != (len(rows), self.classes):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +84,23 @@ def test_a_point_is_that_of_tuning_without_trials(data: offramp.Data, tmp_path: 
     assert (tuned.index, tuned.cost, tuned.error) == (mine.index, mine.cost, mine.error)
     new = parts["test"]
     assert tuned.route(new).exits.tolist() == mine.route(new).exits.tolist()
+
+
+def test_the_readmes_lines_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "offramp.fit" in block)
+    assert len(code.splitlines()) <= 14
+    monkeypatch.chdir(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "learned policy" in done.stdout
+    assert offramp.load(tmp_path / "policy.json").certificate is not None
 
 
 # --- picking, routing, certifying, running
