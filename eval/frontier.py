@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from offramp.cascades.command.choices import default_policies, policy_names
 from offramp.cascades.command.settings import guard, parse
 from offramp.features.errors import InputError
 
@@ -24,9 +25,6 @@ LEAST_EXAMPLES = 50
 
 OTHER_STEPS = 15
 """Steps of the progress bar besides one for every decision."""
-
-POLICIES = ("constant", "threshold", "logistic", "value")
-"""Families fitted unless others are named; "boosted" takes ten times as long and gained nothing where it was tried."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +49,10 @@ class Settings:
         },
     )
     policies: tuple[str, ...] = field(
-        default=POLICIES,
+        default_factory=default_policies,
         metadata={
             "help": "policy families to choose from, on held-out folds",
-            "choices": ("constant", "threshold", "logistic", "value", "boosted", "entropy", "gate"),
+            "choices": policy_names,
         },
     )
     answer: str = field(

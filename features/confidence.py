@@ -36,8 +36,10 @@ class Confidence:
     log_sum_exp: Floats
 
 
-def read_confidence(logits: Floats, temperature: float = 1.0, ranks: int = TOP) -> Confidence:
-    """Read logits (n, c) over ``temperature`` in chunks, on all cores; the result is float32.
+def read_confidence(
+    logits: Floats, temperature: float = 1.0, ranks: int = TOP, workers: int | None = None
+) -> Confidence:
+    """Read logits (n, c) over ``temperature`` in chunks, on ``workers`` threads (unless said, all cores), as float32.
 
     Logits of any float type, memory-mapped or not; nothing of their size is allocated.
 
@@ -50,7 +52,10 @@ def read_confidence(logits: Floats, temperature: float = 1.0, ranks: int = TOP) 
     out = Confidence(
         np.empty((n, r), np.int32), np.empty((n, r), np.float32), np.empty(n, np.float32), np.empty(n, np.float32)
     )
-    workers = os.cpu_count() or 1
+    workers = workers or os.cpu_count() or 1
+    if workers == 1:
+        _read(logits, temperature, slice(0, n), out)
+        return out
     with ThreadPoolExecutor(workers) as pool:
         for _ in pool.map(lambda part: _read(logits, temperature, part, out), _shares(n, workers)):
             pass

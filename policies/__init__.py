@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from offramp.features.registry import Registry
 from offramp.policies.boosted import Boosted
 from offramp.policies.constant import Constant
 from offramp.policies.entropy import Entropy
@@ -11,15 +12,19 @@ from offramp.policies.policy import Policy
 from offramp.policies.threshold import Threshold
 from offramp.policies.value import Value
 
-POLICIES: dict[str, Policy] = {
-    "constant": Constant(),
-    "threshold": Threshold(),
-    "logistic": Logistic(),
-    "value": Value(),
-    "boosted": Boosted(),
-    "entropy": Entropy(),
-    "gate": Gate(),
-}
+POLICIES: Registry[Policy] = Registry(
+    "policy",
+    "offramp.policies",
+    {
+        "constant": Constant(),
+        "threshold": Threshold(),
+        "logistic": Logistic(),
+        "value": Value(),
+        "boosted": Boosted(),
+        "entropy": Entropy(),
+        "gate": Gate(),
+    },
+)
 """Policy families by name. A new one is a file and a line here; the conformance suite runs over this dict."""
 
 DEFAULT_POLICIES = ("constant", "threshold", "logistic", "value")

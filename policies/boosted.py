@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from offramp.features.checks import FARTHEST_NUMBER, LARGEST_WEIGHT, Place, check_columns, check_spline
 from offramp.features.numeric.spline import Spline, fit_spline
 from offramp.features.outputs import Floats, Ints
 from offramp.policies.policy import Decision, named
 from offramp.policies.value import COLUMNS, ridge_regression
+
+MOST_DEPTH = 1000
+"""Levels of a tree that is read from a file."""
 
 ROWS = 50_000
 """Examples that trees are grown on at most."""
@@ -32,6 +36,21 @@ class Trees:
     value: Floats
     start: float
     depth: int
+
+    def check(self, place: Place, columns: int) -> None:
+        """Raises InputError unless every array has its shape and its bounds, for trees over so many columns."""
+        place.hold(isinstance(self.feature, np.ndarray) and self.feature.ndim == 2, "nodes (t, m)")
+        shape = self.feature.shape
+        place.hold(shape[1] > 0, "at least one node a tree", shape)
+        place.ints(self.feature, shape, 0, columns - 1)
+        for way in (self.left, self.right):
+            place.ints(way, shape, 0, shape[1] - 1)
+        place.hold(isinstance(self.cut, np.ndarray) and self.cut.dtype == np.float64, "cuts")
+        place.hold(self.cut.shape == shape and not np.isnan(self.cut).any(), f"cuts of shape {shape}", self.cut.shape)
+        place.floats(self.value, shape)
+        place.hold(type(self.start) is float and abs(self.start) <= FARTHEST_NUMBER, "a finite start", self.start)
+        # a leaf points to itself: going down further than there are nodes leads nowhere
+        place.whole(self.depth, 0, min(MOST_DEPTH, shape[1]))
 
     def __call__(self, x: Floats) -> Floats:
         """Predictions (n,), one tree level at a time for all trees."""
@@ -81,6 +100,21 @@ class BoostedRules:
         """The rules of some of the prices."""
         return BoostedRules(self.columns, self.trees, self.spline, self.weights[:, :, prices])
 
+    @property
+    def looks_at(self) -> Ints:
+        """Indices of the columns that it looks at."""
+        return self.columns
+
+    def check(self, place: Place, columns: int, actions: int, prices: int) -> None:
+        """Raises InputError unless every array has its shape and its bounds."""
+        d = check_columns(self.columns, columns, place)
+        place.kind(self.trees, tuple)
+        for trees in self.trees:
+            (place / "trees").kind(trees, Trees)
+            trees.check(place / "trees", d)
+        m = check_spline(self.spline, d + len(self.trees), place / "spline")
+        place.floats(self.weights, (1 + m, actions - 1, prices), LARGEST_WEIGHT)
+
     def __str__(self) -> str:
         return f"stop unless a way on looks cheaper, by {sum(len(t.feature) for t in self.trees)} trees"
 
@@ -93,6 +127,8 @@ class Boosted:
     examples by trees grown on the other half, both ways, or it would trust them too much.
     """
 
+    rules: ClassVar[type] = BoostedRules
+    parts: ClassVar[tuple[type, ...]] = (Trees,)
     columns: tuple[str, ...] = COLUMNS
     trees: int = 60
     leaves: int = 8

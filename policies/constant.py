@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from offramp.features.checks import Place
 from offramp.features.outputs import Floats, Ints
 from offramp.policies.policy import Decision
 
@@ -30,6 +31,15 @@ class ConstantRules:
         """The rules of some of the prices."""
         return ConstantRules(self.action[prices])
 
+    @property
+    def looks_at(self) -> Ints:
+        """Indices of the columns that it looks at."""
+        return np.zeros(0, np.int64)
+
+    def check(self, place: Place, columns: int, actions: int, prices: int) -> None:  # noqa: ARG002 - it looks at none
+        """Raises InputError unless every array has its shape and its bounds."""
+        place.ints(self.action, (prices,), 0, actions - 1)
+
     def __str__(self) -> str:
         return f"always {'stop' if self.action[0] == 0 else f'go {self.action[0]}'}"
 
@@ -37,6 +47,9 @@ class ConstantRules:
 @dataclass(frozen=True)
 class Constant:
     """Constant rules: for each price the action of least mean cost (ties: the first)."""
+
+    rules: ClassVar[type] = ConstantRules
+    parts: ClassVar[tuple[type, ...]] = ()
 
     def fit(self, decision: Decision) -> ConstantRules:
         """The cheapest action on average, for each price."""

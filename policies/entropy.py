@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,6 +20,9 @@ class Entropy:
 
     Where the decision has no such column, as with answers alone, on its first column.
     """
+
+    rules: ClassVar[type] = ThresholdRules
+    parts: ClassVar[tuple[type, ...]] = ()
 
     def fit(self, decision: Decision) -> ThresholdRules:
         """For each price the cuts of least total cost on the examples."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,6 +21,9 @@ class Gate:
     ``tuned``: the cut on the gate is the best for each price; else it is 0, the gate's own decision (stop when it is
     above one half), whatever the price. Without a gate among the columns, the first column stands for it.
     """
+
+    rules: ClassVar[type] = ThresholdRules
+    parts: ClassVar[tuple[type, ...]] = ()
 
     tuned: bool = True
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from offramp.features.checks import LARGEST_WEIGHT, LEAST_SCALE, Place, check_columns
 from offramp.features.numeric.logistic import weighted_logistic
 from offramp.features.outputs import Floats, Ints
-from offramp.policies.policy import Decision, named
+from offramp.policies.policy import Decision, Fold, named
 
 COLUMNS = (".entropy", ".margin", ".confidence", ".reliability", ".same", ".pooled_doubt")
 """Entropy above all (Bolukbasi et al., 2017), the other confidences, whether the stages agree, and, where there are
@@ -51,6 +53,37 @@ class LogisticRules:
         """The rules of some of the prices."""
         return LogisticRules(self.columns, self.mean, self.scale, self.weights[:, :, prices])
 
+    @property
+    def looks_at(self) -> Ints:
+        """Indices of the columns that it looks at."""
+        return self.columns
+
+    def check(self, place: Place, columns: int, actions: int, prices: int) -> None:
+        """Raises InputError unless every array has its shape and its bounds."""
+        d = check_columns(self.columns, columns, place)
+        place.floats(self.mean, (d,))
+        place.floats(self.scale, (d,), least=LEAST_SCALE)
+        place.floats(self.weights, (actions - 1, 1 + d, prices), LARGEST_WEIGHT)
+
+    def live(self, fold: Fold) -> Callable[[Any], Any]:
+        """All matches in one product."""
+        values = [fold.column(int(i)) for i in self.columns]
+        slope = self.weights[:, 1:, 0] / self.scale
+        constant = self.weights[:, 0, 0] - slope @ self.mean
+        matrix, bias = slope.T.astype(np.float32), constant.astype(np.float32)
+        matches, ops = len(self.weights), fold.ops
+
+        def score(seen: Any) -> Any:
+            like = seen.best
+            keeps = (ops.columns([value(seen) for value in values]) @ fold.const(matrix, like)) + fold.const(bias, like)
+            winner = (keeps[:, -1] > 0) * 1 + (matches - 1)
+            for j in range(matches - 2, -1, -1):
+                kept = keeps[:, j] > 0
+                winner = kept * winner + (~kept) * j
+            return winner
+
+        return score
+
     def __str__(self) -> str:
         return f"stop where a linear score of {len(self.columns)} columns is at most 0"
 
@@ -65,6 +98,8 @@ class Logistic:
     by that of its matches; one-against-all would have to compare scores of unlike problems.
     """
 
+    rules: ClassVar[type] = LogisticRules
+    parts: ClassVar[tuple[type, ...]] = ()
     columns: tuple[str, ...] = COLUMNS
     ridge: float = 1e-3
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from offramp.features.checks import Place
 from offramp.features.outputs import Floats, Ints
 
 
@@ -35,7 +36,11 @@ class Decision:
 
 
 class Rules(Protocol):
-    """A frozen rule for each of q prices."""
+    """A frozen rule for each of q prices: a dataclass of arrays, texts and numbers, which is how it is stored.
+
+    It may also have ``live(fold)``, an action for each example from what ``Fold`` offers, in numpy or torch alike;
+    without, live decisions call ``actions`` on the columns that it looks at.
+    """
 
     @property
     def prices(self) -> int:
@@ -47,18 +52,51 @@ class Rules(Protocol):
     def take(self, prices: Ints) -> Rules:
         """The rules of the prices with these indices."""
 
+    @property
+    def looks_at(self) -> Ints:
+        """Indices of the columns that it looks at."""
+
+    def check(self, place: Place, columns: int, actions: int, prices: int) -> None:
+        """Raises InputError, about ``place``, unless every array has its shape and its bounds for so many columns,
+        actions and prices: what was read from a file is run only then."""
+
     def __str__(self) -> str:
         """One line a person can read (the first price's rule)."""
 
 
 class Policy(Protocol):
-    """A family of rules: holds settings only; fitting changes nothing."""
+    """A family of rules: holds settings only; fitting changes nothing.
+
+    ``rules``: the type that fitting gives, and ``parts`` the dataclasses inside it: what a file may hold of it.
+    """
+
+    rules: ClassVar[type]
+    parts: ClassVar[tuple[type, ...]]
 
     def fit(self, decision: Decision) -> Rules:
         """Rules, one a price, of least mean cost on ``decision`` within the family."""
 
     def search_space(self) -> dict[str, tuple[Any, ...]]:
         """Settings a tuner may try: name -> values."""
+
+
+class Fold(Protocol):
+    """What is known of a batch where a rule decides live: columns as functions, each computed when it is asked for."""
+
+    names: Sequence[str]
+    classes: int
+    ops: Any
+
+    def column(self, index: int) -> Callable[[Any], Any]:
+        """How the column of that index is computed from what was seen of a batch: (n,)."""
+
+    def const(self, value: Any, like: Any) -> Any:
+        """An array where ``like`` is; sent there once."""
+
+
+def rules_of(policies: Mapping[str, Policy]) -> dict[str, type]:
+    """The types of the policies' rules, by name."""
+    return {policy.rules.__name__: policy.rules for policy in policies.values()}
 
 
 def cross_fit(policy: Policy, decision: Decision, folds: Ints) -> tuple[Rules, Ints]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from offramp.features.checks import FARTHEST_NUMBER, Place, check_columns
 from offramp.features.outputs import Floats, Ints
 from offramp.policies.cuts import best_intervals
-from offramp.policies.policy import Decision, named
+from offramp.policies.policy import Decision, Fold, named
 
 CANDIDATES = ("belief.doubt",)
 """Confidences tried: the best on the examples fitted on is taken. The doubt is that of the belief on the whole path;
@@ -19,6 +21,18 @@ trying its entropy too costs as much again and changed nothing on CIFAR-10."""
 ROWS = 10_000
 """Examples fitted on at most where there are more than two actions (they come in random order): two or three cuts of
 one number need no more, and the time doubles with every action."""
+
+
+def chosen_by(x: Any, cuts: Sequence[float], order: Sequence[int]) -> Any:
+    """Actions (n,) by the intervals between rising ``cuts`` (a - 1,) that x (n,) falls into; ``order`` (a,) theirs.
+
+    In numpy or torch alike.
+    """
+    action = (x < cuts[0]) * order[0]
+    for low, high, taken in zip(cuts, [*cuts[1:], np.inf], order[1:], strict=True):
+        if taken:
+            action = action + ((x >= low) & (x < high)) * taken
+    return action
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,29 @@ class ThresholdRules:
         names = tuple(self.name[int(i)] for i in prices)
         return ThresholdRules(self.column[prices], self.cuts[prices], self.order[prices], names)
 
+    @property
+    def looks_at(self) -> Ints:
+        """Indices of the columns that it looks at."""
+        return self.column
+
+    def check(self, place: Place, columns: int, actions: int, prices: int) -> None:
+        """Raises InputError unless every array has its shape and its bounds."""
+        check_columns(self.column, columns, place, prices)
+        place.hold(isinstance(self.cuts, np.ndarray) and self.cuts.dtype == np.float64, "cuts")
+        shape = (prices, actions - 1)
+        place.hold(self.cuts.shape == shape, f"cuts of shape {shape}", self.cuts.shape)
+        finite = np.clip(self.cuts, -FARTHEST_NUMBER, FARTHEST_NUMBER)
+        place.hold((np.diff(finite, axis=1) >= 0).all() and not np.isnan(finite).any(), "cuts that rise", "others")
+        place.ints(self.order, (prices, actions), 0, actions - 1)
+        place.texts(self.name)
+        place.hold(len(self.name) == prices, f"{prices} columns' names", len(self.name))
+
+    def live(self, fold: Fold) -> Callable[[Any], Any]:
+        """The interval that the one column falls into."""
+        value = fold.column(int(self.column[0]))
+        cuts, order = self.cuts[0].tolist(), [int(action) for action in self.order[0]]
+        return lambda seen: chosen_by(value(seen), cuts, order)
+
     def __str__(self) -> str:
         names = ["stop" if a == 0 else f"go {a}" for a in self.order[0]]
         parts = [f"{names[0]} if {self.name[0]} < {self.cuts[0, 0]:.4g}"] if self.cuts.shape[1] else names
@@ -63,6 +100,8 @@ class ThresholdRules:
 class Threshold:
     """Exact thresholds: every cut between two distinct values, and before the first and behind the last."""
 
+    rules: ClassVar[type] = ThresholdRules
+    parts: ClassVar[tuple[type, ...]] = ()
     candidates: tuple[str, ...] = CANDIDATES
 
     def fit(self, decision: Decision) -> ThresholdRules:

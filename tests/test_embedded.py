@@ -16,8 +16,9 @@ from offramp.cascades.graph.hull import lower_hull
 from offramp.cascades.graph.routing import Routes, Routing
 from offramp.cascades.graph.topology import parse_topology, unroll
 from offramp.cascades.learning.fit import FitSettings, fit_sweep
-from offramp.eval.frontier import POLICIES, Settings, operating_points
+from offramp.eval.frontier import Settings, operating_points
 from offramp.eval.report.intervals import Bootstrap, compare, resampled
+from offramp.policies import DEFAULT_POLICIES
 
 ROOT = Path(__file__).resolve().parents[1]
 PRICES = 8
@@ -50,7 +51,7 @@ def imagenet() -> DataFolder:
 def fitted(data: DataFolder, topology: str, answer: str = "fused") -> Fitted:
     routes = unroll(parse_topology(topology, tuple(data.costs.stages)), data.costs)
     parts = {name: part.of(routes.stages) for name, part in data.parts.items()}
-    sweep, held_out = fit_sweep(parts["fit"], routes, PRICES, FitSettings(POLICIES, answer))
+    sweep, held_out = fit_sweep(parts["fit"], routes, PRICES, FitSettings(DEFAULT_POLICIES, answer))
     tested = sweep.route(parts["test"])
     every = range(len(sweep.prices))
     return routes, [held_out.routed.at(i) for i in every], [tested.at(i) for i in every]

@@ -30,8 +30,8 @@ def parse(settings: type[Settings], argv: Sequence[str] | None, prog: str, descr
 
     A field ``some_name`` is the flag ``--some-name``; without a default it must be given. Its type is bool
     (``--x`` and ``--no-x``), any type that is made from a text, such as str, int, float and Path, a tuple of these
-    (``a,b`` or ``a b``), or one of them or None. Its metadata may hold ``help``, ``choices``, ``minimum`` and
-    ``maximum``. Raises InputError for what is not among these; ``--help`` prints and exits.
+    (``a,b`` or ``a b``), or one of them or None. Its metadata may hold ``help``, ``choices`` (or a
+    function that gives them), ``minimum`` and ``maximum``. Raises InputError for what is not among these; ``--help`` prints and exits.
     """
     # argparse only splits the line: values stay text until the settings' own types are known to fit.
     if os.path.basename(sys.argv[0]) == "offramp":  # noqa: PTH119 - no path, a name
@@ -92,7 +92,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _add(parser: argparse.ArgumentParser, field: Field[Any], kind: Any) -> None:
-    choices = ", ".join(map(str, field.metadata.get("choices", ())))
+    choices = ", ".join(map(str, _choices(field.metadata)))
     notes = [
         f"{'any' if _many(kind) else 'one'} of {choices}" if choices else "",
         "required" if _needed(field) else _default(field),
@@ -113,6 +113,12 @@ def _default(field: Field[Any]) -> str:
     if isinstance(default, tuple):
         default = ",".join(map(str, default))
     return "" if default is None else f"default: {default}"
+
+
+def _choices(metadata: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What may be chosen; a function is asked when it is needed, so that a registry is not imported before."""
+    given = metadata.get("choices", ())
+    return tuple(given()) if callable(given) else tuple(given)
 
 
 def _flag(name: str) -> str:
@@ -145,7 +151,7 @@ def _value(given: Any, kind: Any, metadata: Mapping[str, Any], flag: str) -> Any
 
 
 def _one(text: str, kind: Any, metadata: Mapping[str, Any], flag: str) -> Any:
-    choices = metadata.get("choices", ())
+    choices = _choices(metadata)
     bounds = [f"{word} {metadata[key]}" for key, word in BOUNDS.items() if key in metadata]
     expected = ", ".join(filter(None, [MEANING.get(kind, "a value"), " and ".join(bounds)]))
     if choices:

@@ -20,20 +20,16 @@ from offramp.features.belief.pooling import Pool
 from offramp.features.errors import InputError
 from offramp.features.evidence import EvidenceSettings, Reader
 from offramp.features.numeric.spline import Spline
-from offramp.policies.boosted import BoostedRules, Trees
-from offramp.policies.constant import ConstantRules
-from offramp.policies.logistic import LogisticRules
-from offramp.policies.threshold import ThresholdRules
-from offramp.policies.value import ValueRules
+from offramp.policies import POLICIES
 
-TYPES: dict[str, type] = {
-    kind.__name__: kind
-    for kind in (
-        *(Sweep, UnionRules, Routes, Reader, EvidenceSettings, Pool, PooledDoubt, AnswerCalibration, Company, Spline),
-        *(ConstantRules, ThresholdRules, LogisticRules, ValueRules, BoostedRules, Trees),
-    )
-}
-"""What a file may hold: nothing else is ever made from one. A new policy's rules join here."""
+OWN = (Sweep, UnionRules, Routes, Reader, EvidenceSettings, Pool, PooledDoubt, AnswerCalibration, Company, Spline)
+
+
+def types() -> dict[str, type]:
+    """What a file may hold, by name: nothing else is ever made from one. A new policy's rules and their parts join."""
+    kinds = [kind for policy in POLICIES.values() for kind in (policy.rules, *policy.parts)]
+    return {kind.__name__: kind for kind in (*OWN, *kinds)}
+
 
 DTYPES = {"f": "float64", "i": "int64", "u": "int64", "b": "bool"}
 NUMBERS: dict[str, set[type]] = {"float64": {float, int}, "int64": {int}, "bool": {bool}}
@@ -85,17 +81,19 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def from_plain(value: Any, where: str = "") -> Any:
+def from_plain(value: Any, where: str = "", known: Mapping[str, type] | None = None) -> Any:
     """The object that ``to_plain`` wrote. Raises InputError, naming ``where``, for what it can't have written.
 
     What is made has the right types' names and whole arrays; whether they fit together is for
     ``cascades.files.validation``.
 
+    >>> from offramp.policies.constant import ConstantRules
     >>> from_plain(to_plain(ConstantRules(np.array([0, 1])))).action.tolist()
     [0, 1]
     """
+    known = types() if known is None else known
     if isinstance(value, list):
-        return tuple(from_plain(item, where) for item in value)
+        return tuple(from_plain(item, where, known) for item in value)
     if not isinstance(value, dict):
         return value
     try:
@@ -104,12 +102,12 @@ def from_plain(value: Any, where: str = "") -> Any:
         if "map" in value:
             if len(value["map"]) > MOST_KEYS or len(value) != 1:
                 raise InputError(f"a map of at most {MOST_KEYS} keys", f"{len(value['map'])}", where)
-            found = {from_plain(key, where): from_plain(item, where) for key, item in value["map"]}
+            found = {from_plain(key, where, known): from_plain(item, where, known) for key, item in value["map"]}
             if len(found) != len(value["map"]):
                 raise InputError("every key of a map once", "one that stands twice", where)
             return found
-        kind = TYPES[value["type"]]
-        given = {key: from_plain(item, where) for key, item in value.items() if key != "type"}
+        kind = known[value["type"]]
+        given = {key: from_plain(item, where, known) for key, item in value.items() if key != "type"}
         return kind(**{f.name: _float(f.type, given.pop(f.name)) for f in fields(kind)}, **given)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InputError):

@@ -14,13 +14,14 @@ import numpy as np
 
 from offramp.cascades.files.codec import brief, read_json, too_much
 from offramp.cascades.files.policies import policies_from_plain, policies_to_plain, refuse_version
-from offramp.cascades.files.validation import LONGEST_NAME, MOST_STAGES, is_text
+from offramp.cascades.files.validation import MOST_STAGES
 from offramp.cascades.graph.costs import MAX_COST, MIN_COST, Costs, StageCost
 from offramp.cascades.graph.routing import Routes
 from offramp.cascades.graph.topology import parse_topology, unroll
 from offramp.cascades.learning.answers import LOSSES
 from offramp.cascades.learning.points import Fitted
 from offramp.cascades.learning.targets import Expected, Target
+from offramp.features.checks import LONGEST_NAME, is_text
 from offramp.features.errors import InputError
 from offramp.features.outputs import PARTS
 from offramp.features.store.atomic import replacing

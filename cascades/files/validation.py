@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -18,36 +17,23 @@ from offramp.features.belief.calibration import MANY_CLASSES, AnswerCalibration
 from offramp.features.belief.cooccurrence import Company
 from offramp.features.belief.pooled import PooledDoubt
 from offramp.features.belief.pooling import CORRECTED_CLASSES, Pool
+from offramp.features.checks import LARGEST_WEIGHT, LEAST_SCALE, LONGEST_NAME, Place, check_spline
 from offramp.features.confidence import FEATURES
 from offramp.features.errors import InputError
 from offramp.features.evidence import EvidenceSettings, Path, Reader
-from offramp.features.numeric.spline import Spline
 from offramp.features.outputs import Ints, Outputs
 from offramp.features.store.reading import MAX_CLASSES
-from offramp.policies.boosted import BoostedRules, Trees
-from offramp.policies.constant import ConstantRules
-from offramp.policies.logistic import LogisticRules
-from offramp.policies.threshold import ThresholdRules
-from offramp.policies.value import ValueRules
+from offramp.policies import POLICIES
+from offramp.policies.policy import rules_of
 
 MOST_STAGES = 256
 """Stages of a file at most; the costs of every path are reckoned again, stage by stage."""
-
-LONGEST_NAME = 1000
-"""Characters of a name at most."""
 
 MOST_POINTS = 10_000
 """Operating points of a file at most: every one is routed, and a frontier has a thousand at the most."""
 
 MOST_RANKS = 1000
 MOST_DEPTH = 1000
-
-FARTHEST_NUMBER = 1e18
-"""No mean, cut or knot lies beyond (measured numbers stop at a billion)."""
-
-LARGEST_WEIGHT = 1e12
-LEAST_SCALE = 1e-12
-"""Together with the above: a standardised column times a weight stays far from what single precision overflows at."""
 
 TEMPERATURES = (1e-6, 1e6)
 
@@ -61,84 +47,13 @@ ANSWER_COLUMNS = 2
 """Columns of a stage of answers besides what was measured: what it thinks of the belief, its reliability."""
 
 
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""No line holds these, or no file in UTF-8."""
-
-
-def is_text(value: Any, longest: int = LONGEST_NAME) -> bool:
-    """Whether it is text of one line that can be written and printed.
-
-    >>> is_text("alexnet"), is_text("two\\nlines"), is_text(1)
-    (True, False, False)
-    """
-    return isinstance(value, str) and len(value) <= longest and CONTROL.search(value) is None
-
-
-class _Place:
-    """Where in a file something stands, and how it is refused."""
-
-    def __init__(self, where: str, at: str = "") -> None:
-        self.where, self.at = where, at
-
-    def __truediv__(self, name: object) -> _Place:
-        return _Place(self.where, f"{self.at}, {name}" if self.at else str(name))
-
-    def hold(self, true: Any, expected: str, found: object = "another") -> None:
-        """Raises InputError unless ``true``."""
-        if not true:
-            raise InputError(expected, str(found)[:80], ", ".join(filter(None, [self.where, self.at])))
-
-    def kind(self, value: Any, *kinds: type) -> None:
-        """One of these very types: a bool is no number here."""
-        names = " or ".join(kind.__name__ for kind in kinds)
-        self.hold(type(value) in kinds, names, f"{type(value).__name__}")
-
-    def whole(self, value: Any, least: int, most: int) -> None:
-        """A whole number within these."""
-        self.hold(type(value) is int and least <= value <= most, f"a whole number from {least} to {most}", value)
-
-    def texts(self, value: Any) -> None:
-        """A tuple of lines of text."""
-        self.kind(value, tuple)
-        for text in value:
-            self.text(text)
-
-    def text(self, value: Any) -> None:
-        """A short line of text."""
-        self.hold(is_text(value), f"a line of text of at most {LONGEST_NAME} characters", ascii(value))
-
-    def floats(self, value: Any, shape: tuple[int, ...], most: float = FARTHEST_NUMBER, least: float = -np.inf) -> None:
-        """A float64 array of this shape, every number finite and at most ``most`` in size, from ``least`` on."""
-        self._array(value, shape, np.float64)
-        fine = np.abs(value) <= most  # NaN is not
-        self.hold(fine.all() and (value >= least).all(), f"numbers from {max(-most, least):g} to {most:g}", "others")
-
-    def ints(self, value: Any, shape: tuple[int, ...], least: int, most: int) -> None:
-        """An int64 array of this shape with numbers within these."""
-        self._array(value, shape, np.int64)
-        fine = not value.size or (int(value.min()) >= least and int(value.max()) <= most)
-        self.hold(fine, f"whole numbers from {least} to {most}", "others")
-
-    def _array(self, value: Any, shape: tuple[int, ...], kind: type) -> None:
-        self.hold(isinstance(value, np.ndarray), "an array", type(value).__name__)
-        found = f"{value.dtype} of shape {value.shape}"
-        self.hold(value.dtype == kind and value.shape == shape, f"{np.dtype(kind)} of shape {shape}", found)
-
-    def keys(self, value: Any, keys: Iterable[Any], what: str) -> None:
-        """A map with just these keys."""
-        self.hold(isinstance(value, Mapping), f"a map of {what}", type(value).__name__)
-        wanted = list(keys)
-        fine = len(value) == len(wanted) and all(type(key) is type(w) for key, w in zip(value, wanted, strict=True))
-        self.hold(fine and value.keys() == set(wanted), f"{what}: {len(wanted)}", f"{len(value)}, or other ones")
-
-
 def check_sweep(sweep: Any, where: str) -> Sweep:
     """``sweep``, once every array in it is known to have the shape and the numbers that the others ask for.
 
     Raises InputError, naming ``where`` and the place in it, for anything else: what is let through routes any outputs
     that ``check_outputs`` lets through.
     """
-    place = _Place(where)
+    place = Place(where)
     place.kind(sweep, Sweep)
     assert isinstance(sweep, Sweep)
     routes = sweep.routes
@@ -232,7 +147,7 @@ def _ranks(reader: Reader) -> int:
 # --- routes
 
 
-def _check_routes(routes: Any, place: _Place) -> None:
+def _check_routes(routes: Any, place: Place) -> None:
     place.kind(routes, Routes)
     (place / "stages").texts(routes.stages)
     k = len(routes.stages)
@@ -257,7 +172,7 @@ def _check_routes(routes: Any, place: _Place) -> None:
 # --- the reader
 
 
-def _check_reader(reader: Any, routes: Routes, place: _Place) -> None:
+def _check_reader(reader: Any, routes: Routes, place: Place) -> None:
     place.kind(reader, Reader)
     settings = reader.settings
     place.kind(settings, EvidenceSettings)
@@ -287,7 +202,7 @@ def _check_reader(reader: Any, routes: Routes, place: _Place) -> None:
         here.hold(type(doubt.bias) is float and abs(doubt.bias) <= LARGEST_WEIGHT, "a finite bias", doubt.bias)
 
 
-def _check_temperatures(temperature: Any, k: int, place: _Place) -> list[int]:
+def _check_temperatures(temperature: Any, k: int, place: Place) -> list[int]:
     """Which stages give answers alone."""
     place.hold(isinstance(temperature, np.ndarray), "an array", type(temperature).__name__)
     low, high = TEMPERATURES
@@ -297,7 +212,7 @@ def _check_temperatures(temperature: Any, k: int, place: _Place) -> list[int]:
     return [int(s) for s in np.flatnonzero(np.isnan(temperature))]
 
 
-def _check_answers(known: Any, c: int, place: _Place) -> None:
+def _check_answers(known: Any, c: int, place: Place) -> None:
     place.kind(known, AnswerCalibration)
     place.hold(type(known.classes) is int and known.classes == c, f"{c} classes", known.classes)
     place.texts(known.names)
@@ -319,11 +234,11 @@ def _check_answers(known: Any, c: int, place: _Place) -> None:
     if known.company is not None:
         _check_company(known.company, c, place / "company")
         columns += 2 * (r - 1)
-    m = _check_spline(known.spline, columns, place / "spline")
+    m = check_spline(known.spline, columns, place / "spline")
     (place / "coefficients").floats(known.coefficients, (1 + m,), LARGEST_WEIGHT)
 
 
-def _check_company(company: Any, c: int, place: _Place) -> None:
+def _check_company(company: Any, c: int, place: Place) -> None:
     place.kind(company, Company)
     place.hold(isinstance(company.key, np.ndarray) and company.key.ndim == 1 and len(company.key), "keys (p,)")
     p = len(company.key)
@@ -334,7 +249,7 @@ def _check_company(company: Any, c: int, place: _Place) -> None:
     place.floats(company.common, (c,), 1 + 1e-9, 1e-18)
 
 
-def _check_pool(pool: Any, reader: Reader, path: Path, place: _Place) -> None:
+def _check_pool(pool: Any, reader: Reader, path: Path, place: Place) -> None:
     place.kind(pool, Pool)
     used = len(path) if reader.settings.stack else 1
     place.floats(pool.weights, (used + (used - 1) + 1,), LARGEST_WEIGHT)  # of the prior or, with many classes, silence
@@ -350,113 +265,25 @@ def _check_pool(pool: Any, reader: Reader, path: Path, place: _Place) -> None:
     (place / "correction").floats(pool.correction, (1 + flat, reader.classes), LARGEST_WEIGHT)
 
 
-def _check_spline(spline: Any, columns: int, place: _Place) -> int:
-    """How many functions it has besides the constant."""
-    place.kind(spline, Spline)
-    place.hold(isinstance(spline.column, np.ndarray) and spline.column.ndim == 1, "columns (m,)")
-    m = len(spline.column)
-    place.floats(spline.column, (m,), columns - 1, 0.0)
-    place.hold((spline.column == np.floor(spline.column)).all(), "numbers of columns", "fractions")
-    place.hold(isinstance(spline.knot, np.ndarray) and spline.knot.dtype == np.float64, "knots")
-    place.hold(spline.knot.shape == (m,), f"{m} knots", spline.knot.shape)
-    place.floats(np.where(spline.knot == -np.inf, 0, spline.knot), (m,))
-    place.floats(spline.mean, (m,))
-    place.floats(spline.scale, (m,), least=LEAST_SCALE)
-    return m
-
-
 # --- the rules
 
 
-def _check_union(rules: Any, columns: int, actions: int, q: int, place: _Place) -> None:
+def _check_union(rules: Any, columns: int, actions: int, q: int, place: Place) -> None:
+    families = rules_of(POLICIES).values()
     place.kind(rules, UnionRules)
     place.texts(rules.names)
     place.kind(rules.members, tuple)
     place.hold(0 < len(rules.members) == len(rules.names), "a name for each family", f"{len(rules.names)} names")
     (place / "pick").ints(rules.pick, (q,), 0, len(rules.members) - 1)
     for name, member in zip(rules.names, rules.members, strict=True):
-        check = CHECKS.get(type(member))
         here = place / name
-        here.hold(check is not None, "rules of a family", type(member).__name__)
-        assert check is not None
-        check(member, columns, actions, q, here)
-
-
-def _check_constant(rules: Any, _columns: int, actions: int, q: int, place: _Place) -> None:
-    place.ints(rules.action, (q,), 0, actions - 1)
-
-
-def _check_threshold(rules: Any, columns: int, actions: int, q: int, place: _Place) -> None:
-    _check_columns(rules.column, columns, place, q)
-    place.hold(isinstance(rules.cuts, np.ndarray) and rules.cuts.dtype == np.float64, "cuts")
-    place.hold(rules.cuts.shape == (q, actions - 1), f"cuts of shape ({q}, {actions - 1})", rules.cuts.shape)
-    finite = np.clip(rules.cuts, -FARTHEST_NUMBER, FARTHEST_NUMBER)
-    place.hold((np.diff(finite, axis=1) >= 0).all() and not np.isnan(finite).any(), "cuts that rise", "others")
-    place.ints(rules.order, (q, actions), 0, actions - 1)
-    place.texts(rules.name)
-    place.hold(len(rules.name) == q, f"{q} columns' names", len(rules.name))
-
-
-def _check_logistic(rules: Any, columns: int, actions: int, q: int, place: _Place) -> None:
-    d = _check_columns(rules.columns, columns, place)
-    place.floats(rules.mean, (d,))
-    place.floats(rules.scale, (d,), least=LEAST_SCALE)
-    place.floats(rules.weights, (actions - 1, 1 + d, q), LARGEST_WEIGHT)
-
-
-def _check_value(rules: Any, columns: int, actions: int, q: int, place: _Place) -> None:
-    m = _check_spline(rules.spline, _check_columns(rules.columns, columns, place), place / "spline")
-    place.floats(rules.weights, (1 + m, actions - 1, q), LARGEST_WEIGHT)
-
-
-def _check_boosted(rules: Any, columns: int, actions: int, q: int, place: _Place) -> None:
-    d = _check_columns(rules.columns, columns, place)
-    place.kind(rules.trees, tuple)
-    for trees in rules.trees:
-        _check_trees(trees, d, place / "trees")
-    m = _check_spline(rules.spline, d + len(rules.trees), place / "spline")
-    place.floats(rules.weights, (1 + m, actions - 1, q), LARGEST_WEIGHT)
-
-
-def _check_trees(trees: Any, d: int, place: _Place) -> None:
-    place.kind(trees, Trees)
-    place.hold(isinstance(trees.feature, np.ndarray) and trees.feature.ndim == 2, "nodes (t, m)")
-    shape = trees.feature.shape
-    place.hold(shape[1] > 0, "at least one node a tree", shape)
-    place.ints(trees.feature, shape, 0, d - 1)
-    for way in (trees.left, trees.right):
-        place.ints(way, shape, 0, shape[1] - 1)
-    place.hold(isinstance(trees.cut, np.ndarray) and trees.cut.dtype == np.float64, "cuts")
-    place.hold(trees.cut.shape == shape and not np.isnan(trees.cut).any(), f"cuts of shape {shape}", trees.cut.shape)
-    place.floats(trees.value, shape)
-    place.hold(type(trees.start) is float and abs(trees.start) <= FARTHEST_NUMBER, "a finite start", trees.start)
-    # a leaf points to itself: going down further than there are nodes leads nowhere
-    place.whole(trees.depth, 0, min(MOST_DEPTH, shape[1]))
-
-
-def _check_columns(value: Any, columns: int, place: _Place, count: int | None = None) -> int:
-    """How many columns are looked at."""
-    place.hold(isinstance(value, np.ndarray) and value.ndim == 1, "numbers of columns")
-    place.ints(value, (len(value) if count is None else count,), 0, columns - 1)
-    return len(value)
-
-
-Check = Callable[[Any, int, int, int, _Place], None]
-
-CHECKS: dict[type, Check] = {
-    ConstantRules: _check_constant,
-    ThresholdRules: _check_threshold,
-    LogisticRules: _check_logistic,
-    ValueRules: _check_value,
-    BoostedRules: _check_boosted,
-}
-"""How the rules of each family are looked at. A new policy's rules join here."""
+        here.hold(type(member) in families, "rules of a family", type(member).__name__)
+        member.check(here, columns, actions, q)
 
 
 def _looked_at(rules: UnionRules) -> list[Ints]:
     """The columns that the members' rules look at."""
-    found = [getattr(member, name, None) for member in rules.members for name in ("column", "columns")]
-    return [columns for columns in found if columns is not None]
+    return [member.looks_at for member in rules.members]
 
 
 # --- thresholds and mixtures behind the sweep
@@ -465,7 +292,7 @@ def _looked_at(rules: UnionRules) -> list[Ints]:
 def check_plans(plans: Any, sweep: Sweep, where: str) -> None:
     """Raises InputError for thresholds (a path and its cuts each) that are not along paths of the sweep's routes, one
     for each of its prices."""
-    place = _Place(where, "thresholds")
+    place = Place(where, "thresholds")
     finite = int(np.isfinite(sweep.prices).sum())
     place.hold(len(plans) in (0, finite), f"thresholds for each of {finite} prices, or none", len(plans))
     for path, cuts in plans:
@@ -477,7 +304,7 @@ def check_plans(plans: Any, sweep: Sweep, where: str) -> None:
 
 def check_mixtures(mixtures: Sequence[tuple[Any, Any, Any]], points: int, where: str) -> None:
     """Raises InputError for mixtures (one, other, share) that are not of two of so many ``points``."""
-    place = _Place(where, "mixtures")
+    place = Place(where, "mixtures")
     place.hold(points + len(mixtures) <= MOST_POINTS, f"at most {MOST_POINTS} points", points + len(mixtures))
     for one, other, share in mixtures:
         fine = all(type(i) is int and 0 <= i < points for i in (one, other))

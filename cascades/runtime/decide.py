@@ -17,13 +17,13 @@ from offramp.cascades.learning.chains import ends_along
 from offramp.cascades.learning.fit import FitSettings, fit_sweep
 from offramp.cascades.learning.points import Fitted
 from offramp.cascades.runtime.arrays import NUMPY, Torch
-from offramp.cascades.runtime.folded import FoldedPolicy, _narrowed, chosen_by
+from offramp.cascades.runtime.folded import FoldedPolicy, _narrowed
 from offramp.features.confidence import LOWEST
 from offramp.features.errors import InputError
 from offramp.features.evidence import Path
 from offramp.features.outputs import Floats, Ints, Outputs, Stage
 from offramp.policies.constant import ConstantRules
-from offramp.policies.threshold import ThresholdRules
+from offramp.policies.threshold import ThresholdRules, chosen_by
 
 if TYPE_CHECKING:
     from offramp.cascades.runtime.arrays import Array, Ops
@@ -211,7 +211,7 @@ def _decide(sweep: Sweep, path: Path, rules: UnionRules | None, ops: Ops) -> Dec
     if sweep.reader.dense and all(logits) and ranks == 1 and mode in ("last", "fused", "any"):
         try:
             return FoldedPolicy(sweep.reader, path, mode, rule if action is None else None, ops)
-        except NotImplementedError:  # a rule that looks at what is not reckoned here
+        except NotImplementedError:  # a rule that looks at what live logits don't tell
             pass
     return _general(sweep, path, mode, rules, ops)
 

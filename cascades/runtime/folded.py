@@ -10,24 +10,13 @@ import numpy as np
 
 from offramp.cascades.runtime.arrays import NUMPY, lazy
 from offramp.features.belief.pooling import CORRECTED_CLASSES, FLOOR
-from offramp.features.confidence import FARTHEST
+from offramp.features.confidence import FARTHEST, FEATURES, Confidence, read_confidence
 from offramp.features.evidence import Path, Reader
 from offramp.features.outputs import Outputs, Stage
-from offramp.policies.logistic import LogisticRules
-from offramp.policies.threshold import ThresholdRules
-from offramp.policies.value import ValueRules
 
 if TYPE_CHECKING:
     from offramp.cascades.runtime.arrays import Array, Ops
-
-
-def chosen_by(x: Array, cuts: Sequence[float], order: Sequence[int]) -> Array:
-    """Actions (n,) by the intervals between rising ``cuts`` (a - 1,) that x (n,) falls into; ``order`` (a,) theirs."""
-    action = (x < cuts[0]) * order[0]
-    for low, high, taken in zip(cuts, [*cuts[1:], np.inf], order[1:], strict=True):
-        if taken:
-            action = action + ((x >= low) & (x < high)) * taken
-    return action
+    from offramp.policies.policy import Rules
 
 
 def _narrowed(reader: Reader, path: Path) -> Reader:
@@ -45,14 +34,16 @@ def _narrowed(reader: Reader, path: Path) -> Reader:
 class FoldedPolicy:
     """Decides at one path as the reader, the pool and the rule would, with everything linear folded together.
 
-    Only what the rule looks at is reckoned: a few dozen small operations, since at a batch of one each of them costs
-    as much as at a batch of sixty-four. Raises NotImplementedError for a rule or a column that it does not know.
+    Only what the rule looks at is computed: a few dozen small operations, since at a batch of one each of them costs
+    as much as at a batch of sixty-four. Raises NotImplementedError for a column that live
+    logits don't tell.
     """
 
     def __init__(self, reader: Reader, path: Path, mode: str, rule: Any, ops: Ops) -> None:
         self.ops, self.mode, self.path = ops, mode, path
         pool = reader.pools[path]
         self.inverse = [np.float32(1.0 / reader.temperature[s]) for s in path]
+        self.temperature = [float(reader.temperature[s]) for s in path]
         self.stack, self.ranks = reader.settings.stack, reader.settings.ranks
         j, c = len(path), reader.classes
         used = j if self.stack else 1
@@ -66,9 +57,10 @@ class FoldedPolicy:
             mix = [m + spread[i * c : (i + 1) * c] for i, m in enumerate(mix)]
         self.mix = np.concatenate(mix).astype(np.float32)
         self.base = base.astype(np.float32)
-        self.names = [reader.stages[s] for s in path]
-        self.score = self._scorer(rule, _columns(reader, path))
+        self.owners = [reader.stages[s] for s in path]
+        self.names, self.classes = _columns(reader, path), c
         self.constants: dict[int, Array] = {}
+        self.score = self._scorer(rule)
 
     def __call__(self, logits: Sequence[Array]) -> tuple[Array, Array]:
         """Actions (n,) and answers (n,)."""
@@ -85,92 +77,42 @@ class FoldedPolicy:
             self.constants[key] = self.ops.const(value, like)
         return self.constants[key]
 
-    def _scorer(self, rule: Any, columns: Sequence[str]) -> Callable[[Seen], Array] | None:
+    def _scorer(self, rule: Rules | None) -> Callable[[Seen], Array] | None:
         if rule is None:
             return None
-        if isinstance(rule, ThresholdRules):
-            return self._intervals(rule, columns[int(rule.column[0])])
-        if isinstance(rule, ValueRules):
-            return self._value(rule, [columns[int(i)] for i in rule.columns])
-        if isinstance(rule, LogisticRules):
-            return self._tournament(rule, [columns[int(i)] for i in rule.columns])
-        raise NotImplementedError(type(rule).__name__)
+        live = getattr(rule, "live", None)
+        return self._as_stored(rule) if live is None else live(self)
 
-    def _intervals(self, rule: ThresholdRules, column: str) -> Callable[[Seen], Array]:
-        value = self._column(column)
-        cuts, order = rule.cuts[0].tolist(), [int(action) for action in rule.order[0]]
-
-        return lambda seen: chosen_by(value(seen), cuts, order)
-
-    def _value(self, rule: ValueRules, columns: Sequence[str]) -> Callable[[Seen], Array]:
-        spline, weights = rule.spline, rule.weights[:, :, 0]
-        slope = weights[1:] / spline.scale[:, None]
-        constant = weights[0] - spline.mean @ slope
-        source, hinged = spline.column.astype(int), np.isfinite(spline.knot)
-        one_hot = {i: name for i, name in enumerate(columns) if name.startswith("belief.is_")}
-        kept = [i for i in range(len(columns)) if i not in one_hot and (source == i).any()]
-        values = [self._column(columns[i]) for i in kept]
-        place = {i: at for at, i in enumerate(kept)}
-        classes = len(self.base)
-        table = np.tile(constant, (classes, 1))
-        terms = []  # (place, knot, least, slope): a straight line is a hinge that nothing is below of
-        for i, knot, hinge, by in zip(source, spline.knot, hinged, slope, strict=True):
-            if i not in one_hot:
-                terms.append((place[i], knot if hinge else 0.0, 0.0 if hinge else -np.inf, by))
-            elif hinge:
-                raise NotImplementedError("a hinge in an indicator")
-            else:
-                table[int(one_hot[i].removeprefix("belief.is_"))] += by
-        table = table.astype(np.float32)
-        index = np.array([term[0] for term in terms], np.int64)
-        knots = np.array([term[1] for term in terms], np.float32)
-        least = np.array([term[2] for term in terms], np.float32)
-        by = np.array([term[3] for term in terms], np.float32).reshape(len(terms), slope.shape[1])
-        ops = self.ops
+    def _as_stored(self, rule: Rules) -> Callable[[Seen], Array]:
+        """The rule's own ``actions``, on the host, of the columns that it looks at; the others are zero."""
+        looked, width, ops = rule.looks_at, len(self.names), self.ops
+        values = [self.column(int(i)) for i in looked]
 
         def score(seen: Seen) -> Array:
-            like = seen.best
-            cost = self.const(table, like)[like]
-            if len(index):
-                x = ops.take(ops.columns([value(seen) for value in values]), self.const(index, like))
-                x = ops.no_less(x - self.const(knots, like), self.const(least, like))
-                cost = cost + x @ self.const(by, like)
-            if cost.shape[1] == 1:
-                return cost[:, 0] < 0
-            way = cost.argmin(1)
-            return (ops.pick(cost, way) < 0) * (way + 1)
+            x = np.zeros((len(seen.best), width), np.float32)
+            if values:
+                x[:, looked] = ops.host(ops.columns([value(seen) for value in values]))
+            return ops.back(rule.actions(x)[:, 0].astype(np.int64), seen.best)
 
         return score
 
-    def _tournament(self, rule: LogisticRules, columns: Sequence[str]) -> Callable[[Seen], Array]:
-        values = [self._column(name) for name in columns]
-        slope = rule.weights[:, 1:, 0] / rule.scale
-        constant = rule.weights[:, 0, 0] - slope @ rule.mean
-        matrix, bias = slope.T.astype(np.float32), constant.astype(np.float32)
-        matches = len(rule.weights)
-        ops = self.ops
-
-        def score(seen: Seen) -> Array:
-            like = seen.best
-            keeps = (ops.columns([value(seen) for value in values]) @ self.const(matrix, like)) + self.const(bias, like)
-            winner = (keeps[:, -1] > 0) * 1 + (matches - 1)
-            for j in range(matches - 2, -1, -1):
-                kept = keeps[:, j] > 0
-                winner = kept * winner + (~kept) * j
-            return winner
-
-        return score
+    def column(self, index: int) -> Callable[[Seen], Array]:
+        """How the column of that index is computed. Raises NotImplementedError for one that live logits don't tell."""
+        return self._column(self.names[index])
 
     def _column(self, name: str) -> Callable[[Seen], Array]:
-        """How the column is reckoned."""
+        """How the column is computed."""
         owner, _, what = name.rpartition(".")
         if owner == "belief" and what in BELIEF:
             return BELIEF[what]
-        if owner in self.names and what in OWN:
-            return _bound(OWN[what], self.names.index(owner))
+        if owner in self.owners and what in OWN:
+            return _bound(OWN[what], self.owners.index(owner))
+        if owner in self.owners and what in FEATURES:
+            feature, i = FEATURES[what], self.owners.index(owner)
+            return lambda seen: seen.ops.back(feature(seen.confidences[i]), seen.best)
         first, _, second = owner.partition("~")
-        if first in self.names and second in self.names and what in PAIR:
-            return _bound(PAIR[what], self.names.index(first), self.names.index(second))
+        if first in self.names and second in self.owners and what in PAIR:
+            return _bound(PAIR[what], self.owners.index(first), self.owners.index(second))
         if what.startswith("is_") and owner == "belief":
             wanted = int(what.removeprefix("is_"))
             return lambda seen: seen.ops.number(seen.best == wanted)
@@ -182,7 +124,7 @@ def _bound(function: Callable[..., Array], *places: int) -> Callable[[Seen], Arr
 
 
 class Seen:
-    """What is known of one batch at the end of a path, each part reckoned when it is first asked for."""
+    """What is known of one batch at the end of a path, each part computed when it is first asked for."""
 
     def __init__(self, policy: FoldedPolicy, logits: Sequence[Array]) -> None:
         self.policy, self.ops, self.logits = policy, policy.ops, logits
@@ -211,6 +153,13 @@ class Seen:
     def ranked(self) -> list[Array]:
         """Each stage's best classes (n, r)."""
         return [self.ops.ranked(z, self.policy.ranks) for z in self.logits]
+
+    @lazy
+    def confidences(self) -> list[Confidence]:
+        """Each stage's logits as stored outputs are read, on the host."""
+        me = self.policy
+        pairs = zip(self.logits, me.temperature, strict=True)
+        return [read_confidence(self.ops.host(z), t, me.ranks, workers=1) for z, t in pairs]
 
     @lazy
     def score(self) -> Array:

@@ -231,7 +231,7 @@ def groups_of(where: str, outputs: Outputs) -> Any:
         return outputs.labels.astype(str).astype(object)
     import csv
 
-    from offramp.cascades.files.validation import is_text
+    from offramp.features.checks import is_text
 
     found: dict[str, str] = {}
     try:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from offramp.cascades.command.choices import default_policies, policy_names
 from offramp.features.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from offramp.cascades.learning.targets import Target
     from offramp.features.outputs import Outputs
 
-POLICIES = ("constant", "threshold", "logistic", "value")
-"""Families searched unless others are named, as in eval.frontier."""
 
 OBJECTIVES = ("cost", "error", "p95")
 
@@ -53,10 +52,10 @@ class Settings:
     )
     loss: str = field(default="top1", metadata={"help": "as in eval.frontier", "choices": ("top1", "top5", "excess")})
     policies: tuple[str, ...] = field(
-        default=POLICIES,
+        default_factory=default_policies,
         metadata={
             "help": "policy families to choose from",
-            "choices": ("constant", "threshold", "logistic", "value", "boosted", "entropy", "gate"),
+            "choices": policy_names,
         },
     )
     trials: int = field(

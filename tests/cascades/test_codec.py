@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from offramp.cascades.files.codec import TYPES, describe, from_plain, to_plain
+from offramp.cascades.files.codec import describe, from_plain, to_plain, types
 from offramp.cascades.graph.routing import Routes
 from offramp.cascades.learning.cascade import Sweep, UnionRules
 from offramp.cascades.learning.fit import FitSettings, fit_sweep
@@ -238,7 +238,7 @@ def test_anything_else_is_refused_with_its_place(value: Any) -> None:
 
 
 def test_only_types_of_this_program_are_ever_made() -> None:
-    homes = {kind.__module__.split(".")[1] for kind in TYPES.values()}
+    homes = {kind.__module__.split(".")[1] for kind in types().values()}
     assert homes <= {"features", "policies", "cascades"}
-    assert all(name == kind.__name__ for name, kind in TYPES.items())
-    assert {Sweep, UnionRules, Routes, EvidenceSettings, Spline} <= set(TYPES.values())
+    assert all(name == kind.__name__ for name, kind in types().items())
+    assert {Sweep, UnionRules, Routes, EvidenceSettings, Spline} <= set(types().values())

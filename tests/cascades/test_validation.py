@@ -9,19 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offramp.cascades.files.codec import TYPES, from_plain, to_plain
+from offramp.cascades.files.codec import from_plain, to_plain, types
 from offramp.cascades.files.validation import (
-    CHECKS,
     check_mixtures,
     check_outputs,
     check_plans,
     check_sweep,
-    is_text,
     width,
 )
 from offramp.cascades.graph.routing import Routes
 from offramp.cascades.learning.cascade import Sweep, UnionRules
 from offramp.cascades.learning.fit import FitSettings, fit_sweep
+from offramp.features.checks import is_text
 from offramp.features.errors import InputError
 from offramp.features.evidence import EvidenceSettings
 from offramp.features.outputs import Outputs
@@ -29,6 +28,7 @@ from offramp.policies import POLICIES
 from offramp.policies.boosted import BoostedRules
 from offramp.policies.constant import ConstantRules
 from offramp.policies.logistic import LogisticRules
+from offramp.policies.policy import rules_of
 from offramp.policies.threshold import ThresholdRules
 from offramp.policies.value import ValueRules
 
@@ -105,8 +105,8 @@ def test_what_was_fitted_is_let_through_and_its_columns_are_counted(kind: str, f
 
 
 def test_every_type_of_rules_that_can_be_read_is_looked_at() -> None:
-    rules = {kind for kind in TYPES.values() if kind.__name__.endswith("Rules")} - {UnionRules}
-    assert set(CHECKS) == rules
+    rules = {kind for kind in types().values() if kind.__name__.endswith("Rules")} - {UnionRules}
+    assert set(rules_of(POLICIES).values()) == rules
 
 
 # --- other outputs than the policies know
@@ -425,7 +425,11 @@ def test_every_policy_has_rules_that_are_looked_at(world: Any, routes_of: Any) -
     """A new family whose rules nobody checks would come back from no file."""
     for name in POLICIES:
         sweep, _ = fit_sweep(world(120, (1.0, 3.0)), routes_of(2), 2, FitSettings((name,)))
-        assert all(type(member) in CHECKS for union in sweep.rules.values() for member in union.members), name
+        assert all(
+            type(member) is POLICIES[member_name].rules
+            for union in sweep.rules.values()
+            for member_name, member in zip(union.names, union.members, strict=True)
+        ), name
 
 
 def test_text() -> None:
