@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,19 +20,31 @@ JSON_DEPTH = 100
 """Lists within lists of a JSON file: what this program writes has 12, and Python's reader recurses."""
 NUMBER_CHARACTERS = 400
 """Of a number in JSON: no double needs more than 25, and reading digits takes time."""
+SHOWN = 80
+"""Characters of what was found that a message repeats."""
 HEADER_BYTES = 2**16
 """Of an array's header in an .npy: numpy writes 128, and reads it as a Python expression."""
+CSV_BYTES = 4 * 2**30
+"""Of a CSV file: thirty million rows take 3 GB, and more stand better in parquet."""
+JOURNAL_BYTES = 2**30
+"""Of a study's journal: a trial takes some 2 kB."""
+ROWS, ROWS_PER_BYTE = 1_000_000, 1000
+"""Values of a parquet column that are always taken, and beyond it per byte of the file: run lengths claim any."""
+CELL_BYTES = 64
+"""Of memory for a cell of a table while it is read."""
+BATCH_BYTES = 2**28
+"""Of text in the rows of a parquet log that are unpacked at once."""
 MEMBERS = 100_000
 """Of a zip archive: a data folder of a hundred stages has a thousand."""
 EXPANSION = 1100
 """Bytes that one byte of deflate can become (1,032), rounded up; an archive whose arrays claim more is damaged."""
 LINE_BYTES = 2**20
 """Of a line of a routing log, or of the header of a CSV file: a line has some hundred."""
-CLASSES, CLASSES_PER_EXAMPLE = 10_000, 100
+CLASSES, CLASSES_PER_EXAMPLE = 100_000, 100
 """Largest class number that is always taken, and beyond it how many times the examples: later tables hold a number
 for each class, and a class that no example has is a mistake (an id, a hash)."""
-SECONDS = min(threading.TIMEOUT_MAX, 86_400.0 * 30)
-"""Of any wait that a flag states: a month, or what the system's clock can wait for."""
+LONGEST_WAIT = 86_400
+"""Seconds of any wait that a flag states: a day. (Python itself refuses to wait for more than some 292 years.)"""
 MEMORY_SHARE = 0.5
 """Of the machine's memory, that the tables of one file may take when unpacked."""
 
