@@ -7,11 +7,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offramp.cascades.command.settings import guard, parse
 from offramp.features.errors import InputError
+from offramp.features.store.limits import NOTE_BYTES
+from offramp.features.store.opening import read_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -354,9 +357,11 @@ def read_profile(path: Path) -> pd.DataFrame:
 
     needed = ("stage", "what", "batch", "ms_median", "ms_low", "ms_high")
     try:
-        frame = pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in COLUMNS[3:]})
-    except (OSError, ValueError) as error:
-        raise InputError("a profile.csv", str(getattr(error, "strerror", "") or error), f"--check {path}") from error
+        content = BytesIO(read_bytes(path, "a profile.csv", NOTE_BYTES))
+        frame = pd.read_csv(content, keep_default_na=False, na_values={name: [""] for name in COLUMNS[3:]})
+    except (ValueError, LookupError, TypeError, OverflowError) as error:
+        found = error.found if isinstance(error, InputError) else str(error)
+        raise InputError("a profile.csv", found, f"--check {path}") from error
     if missing := [name for name in needed if name not in frame]:
         raise InputError(f"a profile.csv, with columns {', '.join(needed)}", f"no {missing[0]}", f"--check {path}")
     if not all(pd.api.types.is_numeric_dtype(frame[name]) for name in needed[2:]):

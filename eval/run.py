@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offramp.cascades.command.settings import guard, parse
 from offramp.features.errors import InputError
 from offramp.features.outputs import LEARNT
+from offramp.features.store.limits import LONGEST_WAIT, NOTE_BYTES, SHOWN
+from offramp.features.store.opening import read_bytes
 
 if TYPE_CHECKING:
     from offramp.cascades.files.datafolder import DataFolder
@@ -93,7 +96,12 @@ class Settings:
         },
     )
     patience: float = field(
-        default=20.0, metadata={"help": "milliseconds after which the queue runs what waits", "minimum": 0}
+        default=20.0,
+        metadata={
+            "help": "milliseconds after which the queue runs what waits",
+            "minimum": 0,
+            "maximum": 1000 * LONGEST_WAIT,
+        },
     )
     device: str = field(default="auto", metadata={"help": "cpu, cuda, or auto: cuda if there is one"})
     dtype: str = field(
@@ -351,19 +359,25 @@ def refuse_unlike(fitted: Fitted, models: Sequence[StageModel], data: str) -> No
 
 def picked_on(path: Path, points: int, largest: str) -> tuple[Any, Any, float]:
     """Cost and error of the ``points`` policies on the part that they are picked on, and the largest model's error."""
+    import numpy as np
     import pandas as pd
 
+    written = "the frontier.csv that stands beside policies.json"
     try:
-        frame = pd.read_csv(path)
+        frame = pd.read_csv(BytesIO(read_bytes(path, written, NOTE_BYTES)))
         policy = frame[frame["router"] == "policy"].head(points)
         single = frame[(frame["router"] == "single") & (frame["family"] == largest)]
         if len(policy) != points or not len(single):
             raise InputError(f"{points} policies and {largest} alone", f"{len(policy)} and {len(single)}", str(path))
-        return policy["cost"].to_numpy(), policy["error"].to_numpy(), float(single["error"].iloc[0])
-    except (OSError, KeyError, ValueError) as error:
+        cost, error = (pd.to_numeric(policy[name]).to_numpy(np.float64) for name in ("cost", "error"))
+        reference = float(single["error"].iloc[0])
+        if not np.isfinite([*cost, *error, reference]).all():
+            raise InputError("finite costs and errors", "others", str(path))
+        return cost, error, reference
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError("the frontier.csv that stands beside policies.json", str(error), str(path)) from error
+        raise InputError(written, str(error)[:SHOWN], str(path)) from error
 
 
 # --- the trial

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from offramp.cascades.command.settings import guard, parse
 from offramp.features.errors import InputError
+from offramp.features.store.opening import opened, refuse_unopenable
 
 if TYPE_CHECKING:
     from offramp.eval.guarantees.reference import Subject
@@ -112,9 +113,10 @@ class Source:
         self.path = Path(settings.log)
         self.started, self.waiting, self.stop, self.within = 0, False, False, False
         self.lines: Any = None
-        if not self.piped and not self.path.is_file():
-            found = "a folder" if self.path.is_dir() else "none" if not self.path.exists() else "no plain file"
-            raise InputError("a log", found, settings.log)
+        if not self.piped:
+            refuse_unopenable(self.path, "a log")
+        elif sys.stdin is None:
+            raise InputError("a log from standard input", "none, as it is closed", "--log -")
         if self.parquet and self.follow:
             raise InputError("lines of text to follow", "parquet, which is written at once", settings.log)
 
@@ -161,7 +163,7 @@ class Source:
 
     def _mark(self, offset: int) -> str:
         """The beginning of the log and what stands before the place reached: of another log they are others."""
-        with self.path.open("rb") as file:
+        with opened(self.path, "a log") as file:
             head = file.read(min(HEAD, offset))
             file.seek(max(0, offset - HEAD))
             return sha256(head + file.read(min(HEAD, offset))).hexdigest()
@@ -170,7 +172,7 @@ class Source:
         from offramp.eval.monitoring.routinglog import CHUNK
 
         while True:
-            with self.path.open("rb") as file:
+            with opened(self.path, "a log") as file:
                 if self.started:
                     file.seek(self.started - 1)
                     # A line that had no end when it was taken up has had its turn.
@@ -247,7 +249,7 @@ class Session:
             self._take_up(settings.state)
 
     def _take_up(self, path: Path) -> None:
-        from offramp.cascades.files.codec import read_json
+        from offramp.features.store.strictjson import read_json
 
         found = read_json(path, "a state that --state wrote")
         try:
@@ -256,7 +258,7 @@ class Session:
             self.watch.take_up(found["watch"])
             same = self.source.take_up(found["log"])
             self.log.broken = int(found["broken"])
-        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
             expected = "a state of this watch (a policy that was certified anew needs a new one: remove this file)"

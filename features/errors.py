@@ -16,7 +16,9 @@ class InputError(ValueError):
     def __init__(self, expected: str, found: str, where: str = "") -> None:
         self.expected, self.found, self.where = expected, found, where
         place = f"{where}: " if where else ""
-        super().__init__(" ".join(f"{place}expected {expected}, found {found}".split()))
+        line = " ".join(f"{place}expected {expected}, found {found}".split())
+        # Names and bytes of a user may hold what no terminal should be sent, or can't be encoded.
+        super().__init__("".join(one if one.isprintable() else ascii(one)[1:-1] for one in line))
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
         """Worker processes hand it to their parent."""

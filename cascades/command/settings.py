@@ -30,8 +30,8 @@ def parse(settings: type[Settings], argv: Sequence[str] | None, prog: str, descr
 
     A field ``some_name`` is the flag ``--some-name``; without a default it must be given. Its type is bool
     (``--x`` and ``--no-x``), any type that is made from a text, such as str, int, float and Path, a tuple of these
-    (``a,b`` or ``a b``), or one of them or None. Its metadata may hold ``help``, ``choices`` (or a
-    function that gives them), ``minimum`` and ``maximum``. Raises InputError for what is not among these; ``--help`` prints and exits.
+    (``a,b`` or ``a b``), or one of them or None. Its metadata may hold ``help``, ``choices`` (or a function that gives
+    them), ``minimum`` and ``maximum``. Raises InputError for what is not among these; ``--help`` prints and exits.
     """
     # argparse only splits the line: values stay text until the settings' own types are known to fit.
     if os.path.basename(sys.argv[0]) == "offramp":  # noqa: PTH119 - no path, a name

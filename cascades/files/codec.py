@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,8 @@ from offramp.features.belief.pooling import Pool
 from offramp.features.errors import InputError
 from offramp.features.evidence import EvidenceSettings, Reader
 from offramp.features.numeric.spline import Spline
+from offramp.features.store.limits import SHOWN
+from offramp.features.store.strictjson import brief
 from offramp.policies import POLICIES
 
 OWN = (Sweep, UnionRules, Routes, Reader, EvidenceSettings, Pool, PooledDoubt, AnswerCalibration, Company, Spline)
@@ -35,26 +35,11 @@ DTYPES = {"f": "float64", "i": "int64", "u": "int64", "b": "bool"}
 NUMBERS: dict[str, set[type]] = {"float64": {float, int}, "int64": {int}, "bool": {bool}}
 UNFINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
-LARGEST_FILE = 128 * 2**20
-"""Bytes of a file of policies at most. Fifty points of three networks take 0.3 MB, of ImageNet's ranked answers 2 MB;
-eight stages with every jump allowed some 50 MB."""
-
-MOST_CONTAINERS = 2_000_000
-MOST_VALUES = 8_000_000
-"""Lists and objects, and values, in a file at most: three bytes of a file can take a hundred of memory. The policies
-above have a thousand containers and 14,000 to 350,000 values; a file that is refused took less than 1 GB."""
-
 LONGEST_SIDE = 10_000_000
 """An array without a number in it could still claim any shape."""
 
 MOST_KEYS = 10_000
 """Keys of a map at most; a topology has no more paths."""
-
-LONGEST_NUMBER = 400
-"""Characters of a number at most: no double needs more than 25, and reading digits takes time."""
-
-SHOWN = 80
-"""Characters of what was found that a message repeats."""
 
 
 def to_plain(value: Any) -> Any:
@@ -133,77 +118,6 @@ def _array(value: dict[str, Any], where: str) -> Any:
 def _float(kind: Any, value: Any) -> Any:
     """A number field that held NaN or infinity."""
     return UNFINITE[value] if kind == "float" and isinstance(value, str) else value
-
-
-def brief(found: object) -> str:
-    """What was found, cut to what a line can hold; of an error its kind and what it says."""
-    if isinstance(found, Exception):
-        return f"{type(found).__name__} {str(found)[:SHOWN]}"
-    return str(found)[:SHOWN]
-
-
-def too_much(content: bytes) -> str:
-    """What of a file's content is more than ``read_json`` would read; empty if nothing is."""
-    if len(content) > LARGEST_FILE:
-        return f"more than {LARGEST_FILE // 2**20} MB, which none has"
-    if content.count(b"[") + content.count(b"{") > MOST_CONTAINERS or content.count(b",") > MOST_VALUES:
-        return f"more than {MOST_VALUES:,} values or {MOST_CONTAINERS:,} lists, which none has"
-    return ""
-
-
-def read_json(path: Path, what: str) -> Any:
-    """The JSON in ``path``, which is to be ``what`` ("a policy file"), in bounded time and memory.
-
-    Raises InputError for a file that can't be read, is no plain file, or is larger than ``LARGEST_FILE``; for what is
-    no JSON as the standard has it (NaN, infinity), nested too deeply, or more than any file of this program's; for
-    a key that stands twice, and for numbers that no double and no 64-bit integer holds.
-    """
-    where = str(path)
-
-    def refuse(found: str) -> InputError:
-        return InputError(what, found, where)
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise refuse(f"the key {twice[:SHOWN]!r} twice")
-        return found
-
-    def whole(digits: str) -> int:
-        if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
-            raise refuse(f"a whole number of {len(digits.lstrip('-'))} digits")
-        return int(digits)
-
-    def real(digits: str) -> float:
-        if len(digits) > LONGEST_NUMBER or not math.isfinite(number := float(digits)):
-            raise refuse(f"a number of {len(digits)} characters that is too large: {digits[:20]}")
-        return number
-
-    def constant(name: str) -> float:
-        raise refuse(f"{name}, which is no number")
-
-    try:
-        if not path.is_file():
-            raise refuse("a folder" if path.is_dir() else "No such file" if not path.exists() else "no plain file")
-        with path.open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)
-        if excess := too_much(content):
-            raise refuse(excess)
-        text = content.decode("utf-8")
-        del content
-        return json.loads(text, object_pairs_hook=once, parse_int=whole, parse_float=real, parse_constant=constant)
-    except UnicodeDecodeError as error:
-        raise refuse(f"no text in UTF-8 (byte 0x{error.object[error.start]:02x} at {error.start})") from None
-    except json.JSONDecodeError as error:
-        raise refuse(f"no JSON ({error.msg} in line {error.lineno}, column {error.colno})") from None
-    except RecursionError:
-        raise refuse("JSON nested too deeply") from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise refuse(getattr(error, "strerror", None) or brief(error)) from error
 
 
 def describe(sweep: Sweep) -> list[dict[str, Any]]:

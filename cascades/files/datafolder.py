@@ -54,7 +54,10 @@ def read_folder(where: str | Path, seed: int = 0) -> DataFolder:
 
 def _files(folder: Path) -> dict[str, Path]:
     """The file of each part, in the order of ``PARTS``; under the empty name that of an unnamed part."""
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    try:
+        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise InputError("a folder that can be read", error.strerror or str(error), str(folder)) from error
     there = [name for name in names if f".{name}".endswith(tuple(f".{file}" for file in FILES))]
     known = {f"{part}.{file}": part for part in PARTS for file in FILES} | dict.fromkeys(FILES, "")
     where = str(folder)

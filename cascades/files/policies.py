@@ -6,11 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from offramp.cascades.files.codec import UNFINITE, brief, describe, from_plain, read_json, to_plain
+from offramp.cascades.files.codec import UNFINITE, describe, from_plain, to_plain
 from offramp.cascades.files.validation import check_mixtures, check_plans, check_sweep
 from offramp.cascades.learning.chains import chain_name
 from offramp.cascades.learning.points import Fitted, Mixture
 from offramp.features.errors import InputError
+from offramp.features.store.strictjson import brief, read_json
 
 FORMAT, VERSION = "offramp cascades", 1
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from offramp.cascades.files.codec import brief, read_json, too_much
 from offramp.cascades.files.policies import policies_from_plain, policies_to_plain, refuse_version
 from offramp.cascades.files.validation import MOST_STAGES
 from offramp.cascades.graph.costs import MAX_COST, MIN_COST, Costs, StageCost
@@ -26,6 +25,7 @@ from offramp.features.errors import InputError
 from offramp.features.outputs import PARTS
 from offramp.features.store.atomic import replacing
 from offramp.features.store.reading import MAX_CLASSES
+from offramp.features.store.strictjson import brief, read_json, too_much
 
 FORMAT, VERSION = "offramp policy", 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from offramp.features.errors import InputError
 from offramp.features.outputs import LEARNT
+from offramp.features.store.limits import NOTE_BYTES
+from offramp.features.store.strictjson import read_json
 
 if TYPE_CHECKING:
     from offramp.cascades.files.datafolder import DataFolder
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from offramp.cascades.images.images import Images
     from offramp.cascades.models.zoo import StageModel
 
+WRITTEN = "what eval.extract writes"
+KINDS: dict[str, type] = {"networks": dict, "called": list, "manifest": dict}
+"""What is read of an extracted.json, and its type."""
 PICTURES = "test.npz"
 """Images that come with the package: the first test images of the embedded ``cifar10`` data, called as there."""
 
@@ -83,12 +87,15 @@ def noted(data: str, what: str, otherwise: Any) -> Any:
 def reports(folder: Path) -> Iterator[dict[str, Any]]:
     """What ``eval.extract`` wrote about each part. Raises InputError for anything else under that name."""
     for path in sorted(folder.glob("*extracted.json")):
-        try:
-            report = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError("what eval.extract writes", str(error), str(path)) from error
+        report = read_json(path, WRITTEN, NOTE_BYTES)
         if not isinstance(report, dict):
-            raise InputError("what eval.extract writes", type(report).__name__, str(path))
+            raise InputError(WRITTEN, type(report).__name__, str(path))
+        for what, kind in KINDS.items():
+            if not isinstance(report.get(what, kind()), kind):
+                raise InputError(f"{WRITTEN}, {what!r} a {kind.__name__}", type(report[what]).__name__, str(path))
+        for what, texts in (("networks", report.get("networks", {}).values()), ("called", report.get("called", []))):
+            if strange := [one for one in texts if not isinstance(one, str)]:
+                raise InputError(f"{WRITTEN}, texts in {what!r}", type(strange[0]).__name__, str(path))
         yield report
 
 

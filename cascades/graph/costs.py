@@ -11,6 +11,8 @@ from typing import Any
 
 from offramp.features.errors import InputError
 from offramp.features.store.atomic import replacing
+from offramp.features.store.limits import NOTE_BYTES
+from offramp.features.store.strictjson import read_json
 
 MAX_COST, MIN_COST = 1e100, 1e-100
 """Sums, squares and inverses of costs have to stay finite."""
@@ -69,7 +71,7 @@ def read_costs(path: Path) -> Costs:
     negative, not finite, not a number, or nothing but zeros.
     """
     where = str(path)
-    found = _strict_json(path)
+    found = read_json(path, "costs in JSON", NOTE_BYTES, by_hand=True)
     stages = found.get("stages") if isinstance(found, dict) else None
     if not isinstance(stages, dict) or not stages:
         raise InputError('{"unit": "...", "stages": {"NAME": cost, ...}} with at least one stage', _short(found), where)
@@ -138,28 +140,3 @@ def _cost(given: Any, where: str) -> float:
 def _short(found: Any) -> str:
     """What was found, as JSON, cut to what fits a line."""
     return "nothing" if found is None else json.dumps(found, ensure_ascii=False)[:80]
-
-
-def _strict_json(path: Path) -> Any:
-    """The content of a JSON file in which no key stands twice."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        for key, times in Counter(key for key, _ in pairs).items():
-            if times > 1:
-                raise InputError("every key once", f"{key!r} {times} times", str(path))
-        return dict(pairs)
-
-    def number(digits: str) -> int | float:
-        # A cost is a float in the end, and Python refuses to read integers of thousands of digits.
-        return int(digits) if len(digits) < 20 else float(digits)
-
-    try:
-        return json.loads(path.read_text("utf-8-sig"), object_pairs_hook=once, parse_int=number)
-    except OSError as error:
-        raise InputError("a readable file", str(error.strerror), str(path)) from error
-    except UnicodeDecodeError as error:
-        raise InputError("text in UTF-8", f"byte 0x{error.object[error.start]:02x}", str(path)) from error
-    except json.JSONDecodeError as error:
-        raise InputError("JSON", str(error), str(path)) from error
-    except RecursionError as error:
-        raise InputError("costs", "JSON nested too deeply", str(path)) from error

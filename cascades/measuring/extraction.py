@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 from offramp.features.errors import InputError
 from offramp.features.outputs import Floats
+from offramp.features.store import strictjson
 from offramp.features.store.atomic import replacing
+from offramp.features.store.limits import NOTE_BYTES
 from offramp.features.store.npz import Blocks, npy_header, write_npz
 
 if TYPE_CHECKING:
@@ -366,9 +368,9 @@ def read_json(path: Path, where: str) -> dict[str, Any]:
     """The object in a JSON file that an earlier run wrote; raises InputError if it is none, about ``where``."""
     expected = f"JSON as an earlier run wrote it in {path.name}"
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise InputError(expected, str(error), where) from error
+        found = strictjson.read_json(path, expected, NOTE_BYTES)
+    except InputError as error:
+        raise InputError(expected, error.found, where) from error
     if not isinstance(found, dict):
         raise InputError(expected, f"a {type(found).__name__}", where)
     return found

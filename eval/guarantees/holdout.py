@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from offramp.features.errors import InputError
 from offramp.features.outputs import LEARNT
+from offramp.features.store.limits import CSV_BYTES
+from offramp.features.store.opening import opened
+from offramp.features.store.reading import text_lines
 
 if TYPE_CHECKING:
     from offramp.cascades.files.policy import Deployment
@@ -233,13 +235,14 @@ def groups_of(where: str, outputs: Outputs) -> Any:
 
     from offramp.features.checks import is_text
 
+    expected = "class, or a CSV file with the columns id and group"
     found: dict[str, str] = {}
     try:
-        with Path(where).open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+        with opened(where, expected, CSV_BYTES) as file:
+            reader = csv.DictReader(text_lines(file, where))
             if not {"id", "group"} <= set(reader.fieldnames or ()):
                 header = ", ".join(reader.fieldnames or ()) or "nothing"
-                raise InputError("class, or a CSV file with the columns id and group", header, f"--groups {where}")
+                raise InputError(expected, header, f"--groups {where}")
             for row in reader:
                 one, name = row["id"], row["group"]
                 if not is_text(one) or not is_text(name):
@@ -248,9 +251,10 @@ def groups_of(where: str, outputs: Outputs) -> Any:
                     )
                 if found.setdefault(one, name) != name:
                     raise InputError(f"one group for {one!r}", f"{found[one]!r} and {name!r}", where)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError("class, or a CSV file with the columns id and group", reason, f"--groups {where}") from None
+    except csv.Error as error:
+        raise InputError(
+            "class, or a CSV file with the columns id and group", str(error), f"--groups {where}"
+        ) from None
     if missing := [one for one in map(str, outputs.ids.tolist()) if one not in found]:
         raise InputError("a group for every example", f"none for {len(missing):,}, such as id {missing[0]}", where)
     return np.array([found[str(one)] for one in outputs.ids.tolist()], dtype=object)

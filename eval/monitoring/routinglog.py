@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -18,6 +19,9 @@ from offramp.eval.monitoring.sequential import BLOCK
 from offramp.features.errors import InputError
 from offramp.features.outputs import Floats, Ints
 from offramp.features.store.atomic import replacing
+from offramp.features.store.limits import BATCH_BYTES, LINE_BYTES
+from offramp.features.store.opening import opened
+from offramp.features.store.parquet import opened_parquet, refuse_too_large, text_bytes
 
 NONE = -1
 """Stands for a path, an answer or a label that a line of a log does not give."""
@@ -26,8 +30,9 @@ COLUMNS = ("path", "confidence", "answer", "label", "largest")
 """What is read of a log; any other column, such as ``id``, is passed over."""
 
 CHUNK = 1 << 16
-LONGEST = 1 << 20
-"""Bytes of a line at most."""
+
+UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Characters of an id that a log in UTF-8, a line an example, has no place for."""
 
 FORMS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
@@ -70,7 +75,10 @@ def write_log(
     form = FORMS.get(path.suffix.lower())
     if form is None:
         raise InputError(f"a name that ends in {', '.join(FORMS)}", path.name, str(path.parent))
-    columns: dict[str, list[Any]] = {} if ids is None else {"id": np.asarray(ids).tolist()}
+    columns: dict[str, list[Any]] = {}
+    if ids is not None:  # a name's bytes that are no text, or end a line, stand as escapes
+        named = np.asarray(ids).tolist()
+        columns["id"] = [UNWRITABLE.sub(lambda m: ascii(m[0])[1:-1], i) if isinstance(i, str) else i for i in named]
     columns["path"] = list(paths)
     columns["confidence"] = [None if np.isnan(one) else float(f"{one:.9g}") for one in np.asarray(confidence).tolist()]
     for name, values in (("answer", answer), ("label", label), ("largest", largest)):
@@ -139,8 +147,8 @@ class Log:
         """Take up the next line, with its end or without."""
         self.number += 1
         try:
-            if len(raw) > LONGEST:
-                raise BrokenLineError(f"at most {LONGEST} bytes", "more")
+            if len(raw) > LINE_BYTES:
+                raise BrokenLineError(f"at most {LINE_BYTES} bytes", "more")
             try:
                 text = raw.decode("utf-8-sig" if self.number == 1 else "utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
@@ -215,7 +223,7 @@ class Log:
             return NONE, float("nan"), answered, labelled, full
         taken = self.index.get(path) if isinstance(path, str) else None
         if taken is None:
-            raise BrokenLineError(f"a path of the policy, {_some(self.subject.paths)}", ascii(path)[:100])
+            raise BrokenLineError(f"a path of the policy, {_some(self.subject.paths)}", _told(path))
         if sure is None or sure == "":
             if taken in self.sure:
                 raise BrokenLineError(f"the confidence after {path}", "none")
@@ -225,8 +233,12 @@ class Log:
         except (TypeError, ValueError, OverflowError):
             confidence = NONE
         if not 0 <= confidence <= 1:
-            raise BrokenLineError("a confidence from 0 to 1", ascii(sure)[:100])
+            raise BrokenLineError("a confidence from 0 to 1", _told(sure))
         return taken, confidence, answered, labelled, full
+
+
+def _told(found: Any) -> str:
+    return ascii(found)[:100] if isinstance(found, str | int | float) else type(found).__name__
 
 
 def _class(found: Any, name: str, classes: int) -> int:
@@ -240,7 +252,7 @@ def _class(found: Any, name: str, classes: int) -> int:
             return NONE
     except (TypeError, ValueError, OverflowError):
         pass
-    raise BrokenLineError(f"as {name} a class from 0 to {classes - 1}", ascii(found)[:100])
+    raise BrokenLineError(f"as {name} a class from 0 to {classes - 1}", _told(found))
 
 
 def _some(names: Sequence[str]) -> str:
@@ -266,7 +278,7 @@ def read_log(source: Path | Iterable[bytes | None], log: Log, skipped: int = 0) 
         elif FORMS.get(source.suffix.lower()) == "parquet":
             yield from _read_parquet(source, log, skipped)
         else:
-            with source.open("rb") as file:
+            with opened(source, "a log that can be read") as file:
                 yield from _read_lines(Lines(iter(partial(file.read, CHUNK), b"")), log)
     except OSError as error:
         raise InputError("a log that can be read", error.strerror or str(error), log.where) from error
@@ -275,7 +287,7 @@ def read_log(source: Path | Iterable[bytes | None], log: Log, skipped: int = 0) 
 class Lines:
     """Lines with their ends out of bytes as they come; None, a pause, is handed on.
 
-    Of a line that is longer than ``LONGEST`` only so much comes that this is seen. ``within``: the first bytes are
+    Of a line that is longer than ``LINE_BYTES`` only so much comes that this is seen. ``within``: the first bytes are
     the rest of a line that was taken up before, and are passed over. ``taken``: bytes of all lines so far.
     """
 
@@ -295,7 +307,7 @@ class Lines:
                 if not self.within:
                     yield line + b"\n"
                 self.within = False
-            if self.within or len(rest) > LONGEST:
+            if self.within or len(rest) > LINE_BYTES:
                 self.taken += len(rest)
                 if not self.within:
                     yield rest
@@ -319,18 +331,22 @@ def _read_lines(lines: Iterable[bytes | None], log: Log) -> Iterator[Examples]:
 
 def _read_parquet(path: Path, log: Log, skipped: int) -> Iterator[Examples]:
     import pyarrow as pa
-    from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path) as file:
+        with opened_parquet(path, "a log that can be read") as file:
             log.form, log.number = "parquet", 0
             log.header(file.schema_arrow.names)
             there = [name for name in COLUMNS if name in file.schema_arrow.names]
+            refuse_too_large(file, there, path)
             for batch in file.iter_batches(10_000, columns=there):
+                if sum(text_bytes(batch[name]) for name in there) > BATCH_BYTES:
+                    raise InputError("shorter texts", f"more than {BATCH_BYTES:,} bytes in 10,000 rows", str(path))
                 begin = max(0, min(skipped - log.number, len(batch)))
                 log.number += begin
                 if begin < len(batch):
                     log.values(batch.slice(begin).to_pydict())
                     yield log.take()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except (pa.ArrowException, ValueError, TypeError, LookupError, OverflowError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError("a parquet file", str(error).split("\n")[0], str(path)) from error

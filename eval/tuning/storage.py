@@ -10,8 +10,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, quote_plus
 
 from offramp.features.errors import InputError
+from offramp.features.store.limits import JOURNAL_BYTES, LINE_BYTES
+from offramp.features.store.opening import refuse_unopenable
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -38,7 +41,8 @@ def storage_named(storage: str, folder: Path) -> str:
 
 
 def shown(storage: str) -> str:
-    """A storage's address without its password; a file's as it is."""
+    """A storage's address without its password, and without what stands behind a question mark, as that can hold
+    passwords too; a file's as it is."""
     if "://" not in storage:
         return storage
     from sqlalchemy.engine import make_url
@@ -46,9 +50,33 @@ def shown(storage: str) -> str:
 
     try:
         url = make_url(storage)
-        return url.database or storage if url.drivername == "sqlite" else url.render_as_string(hide_password=True)
+        if url.drivername == "sqlite":
+            return url.database or "sqlite://"
+        asked = "?..." if url.query else ""
+        return url.set(query={}).render_as_string(hide_password=True) + asked
     except (ArgumentError, ValueError):
         return storage.partition("://")[0] + "://..."
+
+
+def reason_of(error: BaseException, storage: str) -> str:
+    """The innermost reason of an error, short, without what ``shown`` does not show of the storage's address."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    said = str(error) or type(error).__name__
+    if "://" in storage:
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import ArgumentError
+
+        try:
+            url = make_url(storage)
+        except (ArgumentError, ValueError):
+            return "no address of a database"
+        values = () if url.drivername == "sqlite" else (url.password, *url.query.values())
+        secrets = {each for value in values if value for each in ((value,) if isinstance(value, str) else value)}
+        written = {form for each in secrets if each for form in (each, quote(each), quote_plus(each))}
+        for secret in sorted(written, key=len, reverse=True):
+            said = said.replace(secret, "***")
+    return " ".join(said.split())[:200]
 
 
 DRIVERS = {
@@ -96,27 +124,46 @@ class _FileLock:
 def _open_storage(address: str, patience: float) -> BaseStorage:
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
+    from optuna.storages.journal._file import get_lock_file
 
     if address.startswith("journal:"):
         path = Path(address.removeprefix("journal:"))
         if not path.parent.is_dir() or path.is_dir():
             raise InputError("a file in a folder that is there", str(path), "--storage journal")
+        if path.exists():
+            refuse_unopenable(path, "a journal that Optuna wrote", JOURNAL_BYTES)
         try:
             import fcntl  # noqa: F401 - not everywhere
         except ImportError:
             lock: Any = None
         else:
             lock = _FileLock(str(path))
-        return JournalStorage(JournalFileBackend(str(path), lock))
+
+        class Backend(JournalFileBackend):
+            """Whoever is killed while writing leaves half a line: it is taken off before the next one is added."""
+
+            def append_logs(self, logs: list[dict[str, Any]]) -> None:
+                with get_lock_file(self._lock):
+                    _mend(path)
+                super().append_logs(logs)
+
+        backend = Backend(str(path), lock)
+        with get_lock_file(backend._lock):
+            _mend(path)
+        return JournalStorage(backend)
     from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
 
     url = _with_driver(address)
     sqlite = url.startswith("sqlite")
+    if sqlite and (file := Path(shown(url))).exists():
+        refuse_unopenable(file, "an SQLite file")
     wait = {"connect_args": {"timeout": min(5.0, patience / 4)}} if sqlite else {"pool_pre_ping": True}
     try:
         storage = RDBStorage(url, engine_kwargs=wait)
     except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
-        raise InputError("a file, journal:FILE, or a database's URL", _line(error), f"--storage {shown(url)}") from None
+        raise InputError(
+            "a file, journal:FILE, or a database's URL", reason_of(error, url), f"--storage {shown(url)}"
+        ) from None
     except DatabaseError as error:
         if isinstance(error, OperationalError) or "not a database" not in str(error):
             raise
@@ -124,6 +171,19 @@ def _open_storage(address: str, patience: float) -> BaseStorage:
     if sqlite:
         _prepare_sqlite(storage.engine)
     return storage
+
+
+def _mend(journal: Path) -> None:
+    """Take off the half of a line that ends a journal, which nobody has read."""
+    with journal.open("r+b") as file:
+        size = begin = file.seek(0, os.SEEK_END)
+        last = b""
+        while begin and b"\n" not in last:
+            begin = max(0, begin - LINE_BYTES)
+            file.seek(begin)
+            last = file.read(LINE_BYTES)
+        if (end := begin + last.rfind(b"\n") + 1) < size:
+            file.truncate(end)
 
 
 def _prepare_sqlite(engine: Any) -> None:
@@ -173,7 +233,7 @@ def patiently(work: Callable[[], Result], address: str, patience: float) -> Resu
 
 def _why(error: BaseException, address: str, patience: float) -> str:
     place = shown(address)
-    reason = _line(error)
+    reason = reason_of(error, address)
     if "locked" in reason:
         return (
             f"{place} has been locked by another program for {patience:.0f} s; end that program, or wait, and give the "
@@ -183,10 +243,3 @@ def _why(error: BaseException, address: str, patience: float) -> str:
         f"{place} has not answered for {patience:.0f} s ({reason}); the study is as it was: give the same command "
         "again and it goes on"
     )
-
-
-def _line(error: BaseException) -> str:
-    """The innermost reason, short."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split())[:200]

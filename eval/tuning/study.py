@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 from offramp.eval.tuning.liveness import OWNER, _beating, _bury, _here, _Watch
 from offramp.eval.tuning.plan import Found, Opened, digest, label, labelled
-from offramp.eval.tuning.storage import OutOfReachError, _line, _open_storage, patiently, shown
+from offramp.eval.tuning.storage import OutOfReachError, _open_storage, patiently, reason_of, shown
 
 if TYPE_CHECKING:
     from offramp.eval.tuning.plan import Evaluate, Plan, Report, Space
@@ -168,17 +168,20 @@ def open_study(plan: Plan) -> Opened:
                 pruner=_pruner(plan),
                 load_if_exists=True,
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, InputError) or not plan.storage.startswith("journal:"):
+            study.get_trials(deepcopy=False)
+        except (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+            if isinstance(error, InputError):
                 raise
-            raise InputError("a journal that Optuna wrote, whole", _line(error), f"--storage {plan.storage}") from None
+            kind = "journal" if plan.storage.startswith("journal:") else "storage"
+            found, where = reason_of(error, plan.storage), f"--storage {shown(plan.storage)}"
+            raise InputError(f"a {kind} that Optuna wrote, whole", found, where) from None
         return Opened(plan, study, storage)
 
     try:
         opened = patiently(make, plan.storage, began)
     except OutOfReachError as error:
         raise InputError(
-            "a database or a file that answers", _line(error), f"--storage {shown(plan.storage)}"
+            "a database or a file that answers", reason_of(error, plan.storage), f"--storage {shown(plan.storage)}"
         ) from error
     fingerprint = {"format": str(FORMAT), "objectives": ",".join(plan.objectives), **plan.fingerprint}
     if ABOUT not in opened.study.user_attrs and opened.trials():
@@ -354,7 +357,11 @@ def _run(opened: Opened, claimed: FrozenTrial, evaluate: Evaluate, others: Seque
             _end(opened, trial, TrialState.FAIL)
         raise
     except (ValueError, ArithmeticError) as error:  # of these data, with these choices; anything else is a bug
-        message = f"{type(error).__name__}: {_line(error)}" if not isinstance(error, InputError) else str(error)
+        message = (
+            f"{type(error).__name__}: {reason_of(error, plan.storage)}"
+            if not isinstance(error, InputError)
+            else str(error)
+        )
         opened.ask(lambda: trial.set_user_attr(FAILURE, message[:500]))
         _end(opened, trial, TrialState.FAIL)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import struct
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -22,6 +22,20 @@ from numpy.typing import NDArray
 
 from offramp.features.errors import InputError
 from offramp.features.outputs import NO_ANSWER, Floats, Ints, Outputs, Stage
+from offramp.features.store.limits import (
+    CLASSES,
+    CLASSES_PER_EXAMPLE,
+    CSV_BYTES,
+    EXPANSION,
+    HEADER_BYTES,
+    LINE_BYTES,
+    MEMBERS,
+    SHOWN,
+    refuse_larger_than_memory,
+)
+from offramp.features.store.opening import opened
+from offramp.features.store.parquet import dense, is_text, opened_parquet, refuse_too_large
+from offramp.features.store.strictjson import brief
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,7 +55,6 @@ WHOLE = r"^[+-]?[0-9]+(\.0*)?$"
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 NUMBER_WITH_COMMA = r"^[+-]?[0-9]*[.,]?[0-9]+([eE][+-]?[0-9]+)?$"
 RANKED = re.compile(r"(.+)\.answer\d*")
-UNREADABLE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError, csv.Error)
 
 
 @dataclass(frozen=True)
@@ -181,7 +194,9 @@ def _arrays(path: Path, stages: Sequence[str]) -> dict[str, NDArray[Any]]:
     where = str(path)
     for name in {"labels", "ids"}.intersection(stages):
         raise InputError("stages named otherwise than labels and ids, which are taken", repr(name), where)
-    with _unreadable(path, "npz"), zipfile.ZipFile(path) as archive:
+    with _unreadable(path, "npz"), opened(path, "a readable npz file") as file, zipfile.ZipFile(file) as archive:
+        if len(archive.infolist()) > MEMBERS:
+            raise InputError(f"at most {MEMBERS:,} arrays", f"{len(archive.infolist()):,}", where)
         members = [(info.filename.removesuffix(".npy"), info) for info in archive.infolist()]
         for name, times in Counter(name for name, _ in members).items():
             if times > 1:
@@ -193,30 +208,69 @@ def _arrays(path: Path, stages: Sequence[str]) -> dict[str, NDArray[Any]]:
             if name not in dict(members):
                 what = "labels" if name == "labels" else f"logits of {name!r}, a stage in costs.json"
                 raise InputError(what, ", ".join(found for found, _ in members) or "no arrays", where)
-        return {name: _array(archive, info, path) for name, info in members}
+        headers = {name: _header(archive, info, path) for name, info in members}
+        n, kept = headers["labels"].shape[:1], {}
+        for name, info in members:
+            header = headers[name]
+            if header.shape[:1] == n:
+                kept[name] = info.file_size if info.compress_type != zipfile.ZIP_STORED else 0
+        refuse_larger_than_memory(sum(kept.values()), "arrays", where)
+        return {
+            name: _array(archive, info, headers[name], path) if name in kept else _unread(headers[name])
+            for name, info in members
+        }
 
 
-def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> NDArray[Any]:
-    """One array, memory-mapped if it is large and stands uncompressed; nothing is ever unpickled."""
+@dataclass(frozen=True)
+class _Header:
+    """What the header of an array says, and where its numbers begin."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+    start: int
+
+
+def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> _Header:
+    """Raises InputError for an array that is none, or whose size is not that of its shape."""
     where = _Source(path).at(f"array {info.filename.removesuffix('.npy')!r}")
     with archive.open(info) as stream:
         version = npy.read_magic(stream)
         header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran, dtype = header(stream)
+        try:
+            shape, fortran, dtype = header(stream, max_header_size=HEADER_BYTES)
+        except Exception as error:  # numpy has Python's own parser read it, which raises what it likes
+            raise InputError("an array's header", f"one that can't be read ({brief(error)})", where) from error
         start = stream.tell()
+    if any(type(side) is not int or not 0 <= side < 2**63 for side in shape):
+        raise InputError("a shape of whole numbers", str(shape)[:SHOWN], where)
     if dtype.hasobject or dtype.names:
         raise InputError("an array of plain numbers", f"dtype {dtype} (pickled objects are never loaded)", where)
     size = prod(shape) * dtype.itemsize
     if start + size != info.file_size:
         raise InputError(f"{size} bytes for shape {shape}", f"{info.file_size - start}: a truncated file?", where)
+    if info.compress_type == zipfile.ZIP_DEFLATED and info.file_size > EXPANSION * (info.compress_size + 1):
+        raise InputError(f"at most {EXPANSION} bytes of each compressed one", f"{info.file_size:,}", where)
+    return _Header(shape, fortran, dtype, start)
+
+
+def _unread(header: _Header) -> NDArray[Any]:
+    """An array of that shape in no memory, for one whose shape will be refused."""
+    return np.broadcast_to(np.zeros((), header.dtype), header.shape)
+
+
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, header: _Header, path: Path) -> NDArray[Any]:
+    """One array, memory-mapped if it is large and stands uncompressed; nothing is ever unpickled."""
+    shape, dtype = header.shape, header.dtype
+    size = prod(shape) * dtype.itemsize
     if info.compress_type == zipfile.ZIP_STORED and size >= MAP_FROM and dtype.isnative:
         with path.open("rb") as file:
             file.seek(info.header_offset)
             name, extra = struct.unpack("<26xHH", file.read(30))
-        offset = info.header_offset + 30 + name + extra + start
-        return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
+        offset = info.header_offset + 30 + name + extra + header.start
+        return np.memmap(path, dtype, "r", offset, shape, "F" if header.fortran else "C")
     with archive.open(info) as stream:
-        array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
+        array: NDArray[Any] = npy.read_array(stream, allow_pickle=False, max_header_size=HEADER_BYTES)
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
@@ -263,13 +317,10 @@ def _unreadable(path: Path, kind: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise InputError(f"a readable {kind} file", str(error.strerror), str(path)) from error
-    except UNREADABLE as error:
-        found = f"a truncated or other file ({error})"
-        if path.is_file():
-            with path.open("rb") as file:
-                found = "a pickle, which is never loaded" if file.read(1) == b"\x80" else found
+    except Exception as error:  # parsers raise whatever they like about bytes that they did not expect
+        found = f"a truncated or other file ({brief(error)})"
+        with opened(path, f"a readable {kind} file") as file:
+            found = "a pickle, which is never loaded" if file.read(1) == b"\x80" else found
         raise InputError(f"a whole {kind} file", found, str(path)) from error
 
 
@@ -299,14 +350,17 @@ def _read_answers(files: Mapping[str, Path], stages: Sequence[str]) -> dict[str,
     tables = {part: _table(path, stages) for part, path in files.items()}
     ranked = {part: {name: _ranks(list(table.columns), name) for name in stages} for part, table in tables.items()}
     named = {part: ["label", *(name for names in ranked[part].values() for name in names)] for part in tables}
-    numbers = _class_numbers([(tables[part], named[part]) for part in tables])
+    with _unreadable(next(iter(files.values())), "readable"):
+        numbers = _class_numbers([(tables[part], named[part]) for part in tables])
     read = {}
     classes = 1 + max(int(column.max()) for columns in numbers for column in columns.values())
     for (part, table), columns in zip(tables.items(), numbers, strict=True):
         measured: dict[str, dict[str, Floats]] = {name: {} for name in stages}
         for name in table.columns.keys() - columns.keys() - {"id"}:
             owner = _owner(name, stages)
-            if owner and (values := _numbers(table, name)) is not None:
+            with _unreadable(files[part], "readable"):
+                values = _numbers(table, name) if owner else None
+            if values is not None:
                 measured[owner][name.removeprefix(f"{owner}.")] = values
         made = []
         for name in stages:
@@ -326,18 +380,15 @@ def _table(path: Path, stages: Sequence[str]) -> _Table:
 
     with _unreadable(path, path.suffix[1:]):
         columns = _csv(path, stages) if path.suffix == ".csv" else _parquet(path, stages)
+        columns = {name: dense(column, _Source(path).at(f"column {name!r}")) for name, column in columns.items()}
     if len(columns["label"]) == 0:
         raise InputError("at least one example", "an empty part", str(path))
-    for name, column in columns.items():
-        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        text = pa.types.is_string(kind) or pa.types.is_string_view(kind)
-        columns[name] = pc.cast(column, pa.large_string() if text else kind)
     table = _Table(_Source(path), columns)
     if "id" not in columns:
         return table
     ids = columns["id"]
     table.refuse(ids.is_null().to_numpy(), "id", "an id in every row")
-    if _is_text(ids.type):
+    if is_text(ids.type):
         table.refuse(pc.equal(ids, "").to_numpy(), "id", "an id in every row")
         # Numbers in a csv are texts: 7 is a number, 007 a name.
         whole = pc.all(pc.match_substring_regex(ids, r"^(0|-?[1-9][0-9]{0,17})$")).as_py()
@@ -390,15 +441,16 @@ def _ranks(header: Sequence[str], stage: str) -> list[str]:
 
 def _parquet(path: Path, stages: Sequence[str]) -> dict[str, pa.ChunkedArray]:
     import pyarrow as pa
-    from pyarrow import parquet
 
-    with parquet.ParquetFile(path) as file:
+    with opened_parquet(path, "a readable parquet file") as file:
         schema = file.schema_arrow
         needed = _needed(schema.names, stages, path)
+        refuse_too_large(file, needed, path)
         classes = {"label", "id", *(name for stage in stages for name in _ranks(needed, stage))}
-        texts = [name for name in needed if name not in classes and _is_text(schema.field(name).type)]
+        texts = [name for name in needed if name not in classes and is_text(schema.field(name).type)]
         for batch in file.iter_batches(PROBED, columns=texts) if texts else ():
-            remarks = {name for name in texts if not _mostly(batch[name].cast(pa.large_string()), NUMBER_WITH_COMMA)}
+            first = {name: dense(pa.chunked_array([batch[name]]), str(path)) for name in texts}
+            remarks = {name for name in texts if not _mostly(first[name], NUMBER_WITH_COMMA)}
             needed = [name for name in needed if name not in remarks]
             break
         table = file.read(columns=needed)
@@ -410,52 +462,49 @@ def _csv(path: Path, stages: Sequence[str]) -> dict[str, pa.ChunkedArray]:
     import pyarrow as pa
     from pyarrow import csv as arrow
 
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            line = file.readline()
-    except UnicodeDecodeError as error:
-        raise InputError("text in UTF-8", _undecodable(path), str(path)) from error
+    with opened(path, "a readable csv file", CSV_BYTES) as file:
+        refuse_larger_than_memory(3 * os.fstat(file.fileno()).st_size, "a csv file", str(path))
+        line = next(text_lines(file, str(path)), "")
     headers = {mark: [name.strip() for name in next(csv.reader([line], delimiter=mark), [])] for mark in ",;\t"}
     delimiter = next((mark for mark, names in headers.items() if "label" in names), ",")
     header = headers[delimiter]
     needed = _needed(header, stages, path)
     try:
         # Names are given by number, since those of columns that nobody needs may be empty or there twice.
-        table = arrow.read_csv(
-            path,
-            arrow.ReadOptions(column_names=[str(i) for i in range(len(header))], skip_rows_after_names=1),
-            arrow.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            arrow.ConvertOptions(
-                include_columns=[str(header.index(name)) for name in needed],
-                column_types={str(header.index(name)): pa.large_string() for name in needed},
-                null_values=[""],
-                strings_can_be_null=True,
-            ),
-        )
+        with opened(path, "a readable csv file", CSV_BYTES) as file:
+            table = arrow.read_csv(
+                file,
+                arrow.ReadOptions(column_names=[str(i) for i in range(len(header))], skip_rows_after_names=1),
+                arrow.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+                arrow.ConvertOptions(
+                    include_columns=[str(header.index(name)) for name in needed],
+                    column_types={str(header.index(name)): pa.large_string() for name in needed},
+                    null_values=[""],
+                    strings_can_be_null=True,
+                ),
+            )
     except pa.ArrowInvalid as error:
-        if undecodable := _undecodable(path):
-            raise InputError("text in UTF-8", undecodable, str(path)) from error
         if ragged := _ragged(path, delimiter, header):
             raise ragged from error
         raise
     return {name: table[str(header.index(name))] for name in needed}
 
 
-def _undecodable(path: Path) -> str:
-    """The first line that is not UTF-8, in words; empty if all are."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                return f"byte 0x{line[error.start]:02x} in line {number}"
-    return ""
+def text_lines(file: BinaryIO, where: str) -> Iterator[str]:
+    """Lines of a text in UTF-8. Raises InputError for one that is not, or is longer than ``LINE_BYTES``."""
+    for number, line in enumerate(iter(lambda: file.readline(LINE_BYTES + 1), b""), 1):
+        if len(line) > LINE_BYTES:
+            raise InputError(f"lines of at most {LINE_BYTES:,} bytes", f"line {number}", where)
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError("text in UTF-8", f"byte 0x{line[error.start]:02x} in line {number}", where) from None
 
 
 def _ragged(path: Path, delimiter: str, header: Sequence[str]) -> InputError | None:
     """What to say about the first row with more or fewer cells than the header, if there is one."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = (row for row in csv.reader(file, delimiter=delimiter) if row)
+    with opened(path, "a readable csv file", CSV_BYTES) as file:
+        rows = (row for row in csv.reader(text_lines(file, str(path)), delimiter=delimiter) if row)
         for number, cells in enumerate(rows, -1):
             if len(cells) == len(header):
                 continue
@@ -466,14 +515,6 @@ def _ragged(path: Path, delimiter: str, header: Sequence[str]) -> InputError | N
             found = f"{len(cells)}{comma}: {delimiter.join(cells)[:100]}"
             return InputError(f"{len(header)} cells", found, _Source(path).at(row=number))
     return None
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    import pyarrow.types as types
-
-    if types.is_dictionary(kind):
-        return _is_text(kind.value_type)
-    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -503,13 +544,14 @@ def _class_numbers(tables: Sequence[tuple[_Table, Sequence[str]]]) -> list[dict[
     import pyarrow.compute as pc
 
     labels = [table.columns["label"] for table, _ in tables]
-    if all(_mostly(column, WHOLE) for column in labels if _is_text(column.type)):
+    if all(_mostly(column, WHOLE) for column in labels if is_text(column.type)):
         numbers = [{name: _integers(table, name) for name in names} for table, names in tables]
     else:
         texts = [{name: _texts(table, name) for name in names} for table, names in tables]
         used = {text for columns in texts for column in columns.values() for text in pc.unique(column).to_pylist()}
         known = pa.array(sorted(used - {None}), pa.large_string())
         numbers = [{name: _positions(column, known) for name, column in columns.items()} for columns in texts]
+    examples = sum(len(table) for table, _ in tables)
     for (table, _), columns in zip(tables, numbers, strict=True):
         for name, values in columns.items():
             first = name == "label" or name.endswith(".answer")
@@ -517,7 +559,8 @@ def _class_numbers(tables: Sequence[tuple[_Table, Sequence[str]]]) -> list[dict[
             what = "label" if name == "label" else "answer"
             expected = f"{what}s from 0 on" + ("" if first else ", or -1 or nothing where there is no answer")
             table.refuse(values < lowest, name, expected)
-            table.refuse(values >= MAX_CLASSES, name, f"class numbers below {MAX_CLASSES}")
+            most = min(MAX_CLASSES, max(CLASSES, CLASSES_PER_EXAMPLE * examples))
+            table.refuse(values >= most, name, f"class numbers below {most} for {examples} examples")
     return numbers
 
 
@@ -527,7 +570,7 @@ def _integers(table: _Table, name: str) -> Ints:
     import pyarrow.compute as pc
 
     column = table.columns[name]
-    text = _is_text(column.type)
+    text = is_text(column.type)
     if not (text or _is_number(column.type) or pa.types.is_null(column.type)):
         raise InputError("class numbers or names", f"type {column.type}", table.source.at(f"column {name!r}"))
     try:
@@ -550,7 +593,7 @@ def _texts(table: _Table, name: str) -> pa.ChunkedArray:
     import pyarrow.compute as pc
 
     column = table.columns[name]
-    if _is_text(column.type):
+    if is_text(column.type):
         return pc.utf8_trim_whitespace(column)
     numbers = _integers(table, name)
     return pc.cast(pa.chunked_array([pa.array(numbers, mask=numbers == NO_ANSWER)]), pa.large_string())
@@ -570,7 +613,7 @@ def _numbers(table: _Table, name: str) -> Floats | None:
     import pyarrow.compute as pc
 
     column = table.columns[name]
-    if column.null_count == len(column) or not (_is_text(column.type) or _is_number(column.type)):
+    if column.null_count == len(column) or not (is_text(column.type) or _is_number(column.type)):
         return None
     try:
         numbers = pc.cast(column, pa.float64(), safe=False)

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offramp.cascades.files.codec import LARGEST_FILE, MOST_CONTAINERS
 from offramp.cascades.files.policy import (
     DEEPEST,
     LONGEST_TEXT,
@@ -44,6 +43,7 @@ from offramp.cascades.learning.targets import Target, expected_of, solve
 from offramp.cascades.runtime.decide import live_cascade
 from offramp.features.errors import InputError
 from offramp.features.outputs import Outputs
+from offramp.features.store.limits import JSON_BYTES, JSON_CONTAINERS
 from offramp.policies import POLICIES
 
 FAMILIES = ("constant", "threshold", "logistic", "value")
@@ -186,7 +186,7 @@ def test_the_largest_stage_is_the_dearest_alone(routes_of: Callable[..., Routes]
 def test_what_no_one_could_read_back_is_not_written(
     deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("offramp.cascades.files.codec.LARGEST_FILE", 2**20)
+    monkeypatch.setattr("offramp.features.store.strictjson.JSON_BYTES", 2**20)
     wide = replace(deployment, tuned={f"{i}": "x" * 9000 for i in range(200)})
     with pytest.raises(InputError, match="fewer points, or a smaller topology"):
         write_deployment(wide, tmp_path / "policy.json")
@@ -363,7 +363,7 @@ def test_files_that_are_too_large_or_no_files_are_refused_before_they_are_read(t
     with huge.open("wb") as file:
         file.truncate(2**30)  # a hole: no disk is used
     start = time.perf_counter()
-    with pytest.raises(InputError, match=f"more than {LARGEST_FILE // 2**20} MB"):
+    with pytest.raises(InputError, match=f"of at most {JSON_BYTES:,} bytes"):
         read_deployment(huge)
     assert time.perf_counter() - start < 5
     with pytest.raises(InputError, match="a folder"):
@@ -377,7 +377,7 @@ def test_files_that_are_too_large_or_no_files_are_refused_before_they_are_read(t
 
 
 def test_many_empty_lists_are_refused_before_they_take_memory(tmp_path: Path) -> None:
-    text = b"[" + b"[]," * (MOST_CONTAINERS + 1) + b"[]]"
+    text = b"[" + b"[]," * (JSON_CONTAINERS + 1) + b"[]]"
     assert "or 2,000,000 lists, which none has" in refused(tmp_path / "policy.json", text)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from offramp.cascades.files.policy import Reference
 from offramp.eval.guarantees.reference import EDGES, Subject
-from offramp.eval.monitoring.routinglog import LONGEST, NONE, Examples, Lines, Log, read_log, write_log
+from offramp.eval.monitoring.routinglog import LINE_BYTES, NONE, Examples, Lines, Log, read_log, write_log
 from offramp.features.errors import InputError
 
 PATHS = ("a", "b", "a>b")
@@ -85,7 +85,7 @@ BAD_LINES = [
     (b",,1,\n", "line 3: expected a path, or the answer and the label"),
     (b"\xff\xfe,0.5,1,\n", "line 3: expected UTF-8, found byte 0xff"),
     (b'"a,0.5,1,\n', "line 3: expected fields with commas between"),
-    (b"x" * (LONGEST + 10) + b"\n", f"line 3: expected at most {LONGEST} bytes"),
+    (b"x" * (LINE_BYTES + 10) + b"\n", f"line 3: expected at most {LINE_BYTES} bytes"),
 ]
 
 
@@ -177,9 +177,9 @@ def test_lines_are_lines_however_bytes_come() -> None:
             assert lines.taken == taken
         assert found == expected
     assert list(Lines([b"est\na", None, b"\n"], within=True)) == [None, b"a\n"]
-    long = Lines([b"x" * LONGEST, b"yy", b"zz\nnext\n"])
-    assert [len(line or b"") for line in long] == [LONGEST + 2, 5]
-    assert long.taken == LONGEST + 2 + 8
+    long = Lines([b"x" * LINE_BYTES, b"yy", b"zz\nnext\n"])
+    assert [len(line or b"") for line in long] == [LINE_BYTES + 2, 5]
+    assert long.taken == LINE_BYTES + 2 + 8
 
 
 def test_quoted_fields_are_read(usual: Reference) -> None:
