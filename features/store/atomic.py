@@ -14,11 +14,6 @@ from pathlib import Path
 
 from offramp.features.errors import InputError
 
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - Windows
-    fcntl = None  # type: ignore[assignment]
-
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors of a disk, which are no fault of a flag."""
 
@@ -93,20 +88,19 @@ def _temporary(target: Path) -> Iterator[Path]:
     while True:
         path = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        if not fcntl:  # pragma: no cover - Windows renames no open file
+        held = _hold(file)
+        if held is None:
             os.close(file)
-            break
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
         if path.exists():  # else it was swept away before it was locked
             break
-        os.close(file)
+        if held is not None:
+            os.close(file)
     try:
         yield path
     finally:
         with suppress(OSError):
             path.unlink(missing_ok=True)
-        if fcntl:
+        if held is not None:
             os.close(file)
 
 
@@ -128,17 +122,24 @@ def _remove_unheld(path: Path, sure: bool) -> None:
     """Remove a file unless a living process holds it; where that can't be known, if it is ``sure`` to be left over."""
     file = os.open(path, os.O_RDONLY)
     try:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            sure = True
-    except BlockingIOError:
-        sure = False
-    except OSError:  # a file system without locks
-        pass
-    finally:
-        if sure:
+        held = _hold(file, wait=False)
+        if sure if held is None else held:
             path.unlink()
+    finally:
         os.close(file)
+
+
+def _hold(file: int, wait: bool = True) -> bool | None:
+    """Lock an open file until it is closed: False where somebody else has, None where files can't be locked."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return None
+    return True
 
 
 # --- one at a time
