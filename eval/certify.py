@@ -10,19 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offramp.cascades.command.settings import guard, parse
-from offramp.eval.guarantees.claims import (
-    LEAST_GROUP,
-    Claim,
-)
+from offramp.eval.guarantees.certificate import Aim, Record, aim_of, attempt_of, certify, tried
+from offramp.eval.guarantees.claims import LEAST_GROUP, Claim
 from offramp.features.errors import InputError
 
 if TYPE_CHECKING:
-    from offramp.cascades.files.policy import Attempt, Deployment
-    from offramp.cascades.learning.targets import Target
-    from offramp.features.outputs import Outputs
-from offramp.eval.guarantees.certificate import Aim, Record, certify, tried
-
-if TYPE_CHECKING:
+    from offramp.cascades.files.policy import Deployment
     from offramp.eval.guarantees.certificate import Done
 
 RISKS = ("increase", "error")
@@ -98,11 +91,11 @@ def run(settings: Settings) -> int:
     refuse_overwriting([("--policy", settings.policy)], [("--groups", settings.groups)])
     deployment = read_deployment(settings.policy)
     writable(where.parent, "--out" if settings.out else "--policy", (where.name,))  # before the examples are looked at
-    aim = aim_of(settings, deployment.target)
+    aim = aim_of(deployment.target, settings.risk, settings.target)
     outputs, on_trust = certification_examples(deployment, settings.data)
     group = None if settings.groups is None else groups_of(settings.groups, outputs)
     done = certify(deployment, outputs, aim, settings.delta, group)
-    attempt = attempt_of(deployment, outputs, aim, settings, done, group)
+    attempt = attempt_of(deployment, outputs, aim, settings.delta, done, group, settings.groups)
     with Record(settings.policy, deployment, attempt) as record:
         notes = [*on_trust, *tried(record.attempts, attempt)]
         if done.certificate is None:
@@ -128,75 +121,6 @@ def run(settings: Settings) -> int:
             notes += record.put_down()
     show(certified, done, aim, "" if on_trust else " that nothing was learned from", [*notes, f"  {where}"])
     return 0
-
-
-# --- what is asked for
-
-
-def aim_of(settings: Settings, target: Target) -> Aim:
-    """What the flags, or else the policy's own target, ask for.
-
-    Where shares of exits were limited, or both the cost and the error, a point was chosen that meets it all: that one
-    is judged, and no other. Raises InputError for an error that can't be.
-    """
-    own = {"increase": target.error_increase, "error": None if target.accuracy is None else 1 - target.accuracy}
-    asked = [Claim(risk, most) for risk, most in own.items() if most is not None]
-    if settings.risk is not None or settings.target is not None:
-        risk = settings.risk or next((claim.risk for claim in asked), "increase")
-        asked = [Claim(risk, own[risk] if settings.target is None else settings.target)]
-    claims = tuple(asked) or (Claim("increase", None),)
-    for claim in claims:
-        if claim.most is not None and claim.risk == "error" and not 0 < claim.most < 1:
-            where = "--target" if settings.target is not None else "target"
-            raise InputError("an error between 0 and 1", str(claim.most), where)
-    bounded, walk = claims[0].most is not None, ""
-    if not target.shares:
-        walk = "risk" if bounded and target.budget is None else "cost" if target.budget is not None else ""
-    if walk == "cost" and (bounded or own != dict.fromkeys(own)):
-        walk = ""
-    return Aim(claims, walk, target.budget if walk == "cost" else None)
-
-
-# --- what was tried before
-
-
-def attempt_of(
-    deployment: Deployment, outputs: Outputs, aim: Aim, settings: Settings, done: Done, group: Any = None
-) -> Attempt:
-    """What is tried now, and what came of it, for the record; the same try makes the same record."""
-    from offramp.cascades.files.policy import Attempt, policies_digest
-    from offramp.cascades.learning.points import digest_of
-
-    asked = [
-        f"the least {claim.risk}" if claim.most is None else f"{claim.risk} at most {claim.most:.12g}"
-        for claim in aim.claims
-    ]
-    if aim.budget is not None:
-        asked.append(f"cost at most {aim.budget:.12g}")
-    if not aim.walk:
-        asked.append(f"of point {deployment.point} alone")
-    if group is not None:
-        named = "class" if settings.groups == "class" else f"a file, {_groups_digest(outputs, group)}"
-        asked.append(f"groups by {named}")
-    return Attempt(
-        digest_of(outputs),
-        len(outputs),
-        settings.delta,
-        policies_digest(replace(deployment.fitted, mixtures=())),  # those that a walk adds make no other policies
-        "; ".join(asked),
-        done.point if done.certificate is not None else None,
-    )
-
-
-def _groups_digest(outputs: Outputs, group: Any) -> str:
-    """Of who is in which group, whatever the file's name and order."""
-    from hashlib import sha256
-
-    lines = sorted(f"{one} {name}" for one, name in zip(outputs.ids.tolist(), group.tolist(), strict=True))
-    return sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-# --- a deployment certified
 
 
 # --- what is printed

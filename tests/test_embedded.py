@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offramp.cascades.files.datafolder import EMBEDDED, DataFolder, read_folder
+from offramp.cascades.files.datafolder import DataFolder, read_folder
+from offramp.cascades.files.embedded import EMBEDDED
 from offramp.cascades.graph.hull import lower_hull
 from offramp.cascades.graph.routing import Routes, Routing
 from offramp.cascades.graph.topology import parse_topology, unroll
@@ -149,9 +150,21 @@ def test_answers_without_any_confidence_are_enough() -> None:
     assert gain.max() > 0.002
 
 
-def test_everything_embedded_is_packaged() -> None:
-    packaged = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["package-data"]
-    files = [path.relative_to(EMBEDDED.parent).as_posix() for path in EMBEDDED.rglob("*") if path.is_file()]
+def test_everything_embedded_is_in_one_of_the_two_packages() -> None:
+    """What the main job needs comes with ``offramp``; weights and what papers need with ``offramp-demo``."""
+
+    def patterns(project: Path, package: str) -> list[str]:
+        read = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))
+        return [p for p in read["tool"]["setuptools"]["package-data"][package] if p.startswith("embedded/")]
+
+    own, demo = patterns(ROOT, "offramp.cascades"), patterns(ROOT / "demo", "offramp_demo")
+    files = [path for path in EMBEDDED.rglob("*") if path.is_file()]
     assert len(files) >= 7
+    weight = 0
     for file in files:
-        assert any(fnmatch(file, pattern) for pattern in packaged["cascades"]), file
+        name = file.relative_to(EMBEDDED.parent).as_posix()
+        there = [any(fnmatch(name, pattern) for pattern in some) for some in (own, demo)]
+        assert sum(there) == 1, name
+        weight += file.stat().st_size * there[0]
+    assert weight < 6e6  # the wheel, with the code, stays below 12 MB
+    assert (ROOT / "demo" / "offramp_demo" / "embedded").resolve() == EMBEDDED.resolve()

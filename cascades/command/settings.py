@@ -34,6 +34,8 @@ def parse(settings: type[Settings], argv: Sequence[str] | None, prog: str, descr
     ``maximum``. Raises InputError for what is not among these; ``--help`` prints and exits.
     """
     # argparse only splits the line: values stay text until the settings' own types are known to fit.
+    if os.path.basename(sys.argv[0]) == "offramp":  # noqa: PTH119 - no path, a name
+        prog = prog.replace("python -m eval.", "offramp ").replace("python -m cascades.", "offramp ")
     parser = _Parser(prog=prog, description=description, allow_abbrev=False)
     types = get_type_hints(settings)
     flags = {field.name: _flag(field.name) for field in fields(settings)}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from offramp.cascades.files.embedded import embedded_names, embedded_path
 from offramp.cascades.graph.costs import Costs, read_costs
 from offramp.features.errors import InputError
 from offramp.features.outputs import PARTS, Outputs
@@ -14,7 +15,6 @@ from offramp.features.store.reading import read_parts
 
 FILES = ("outputs.npz", "answers.parquet", "answers.csv")
 """Names that a part's file may have, behind its part; one of them alone is a folder of one unnamed part."""
-EMBEDDED = Path(__file__).parents[1] / "embedded"
 
 
 @dataclass(frozen=True)
@@ -27,22 +27,13 @@ class DataFolder:
     costs: Costs
 
 
-def embedded_names() -> tuple[str, ...]:
-    """Names of the data folders that come with the package.
-
-    >>> {"cifar10", "imagenet"} <= set(embedded_names())
-    True
-    """
-    return tuple(sorted(path.parent.name for path in EMBEDDED.glob("*/costs.json")))
-
-
 def read_folder(where: str | Path, seed: int = 0) -> DataFolder:
     """The parts and the costs in ``where``, an embedded name or a directory.
 
     A single unnamed part is split at random by ``seed``, a half to fit and a half to test; the examples of each keep
     their order. Raises InputError if a part or a stage is missing, stands twice, or is not usable.
     """
-    path = EMBEDDED / where if where in embedded_names() else Path(where)
+    path = embedded_path(str(where)) if where in embedded_names() else Path(where)
     if not path.is_dir():
         found = f"{str(where)!r}, " + ("a file" if path.is_file() else "which is neither")
         raise InputError(f"a data folder or one of {', '.join(embedded_names())}", found, "data")

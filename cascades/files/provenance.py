@@ -68,9 +68,9 @@ def refuse_other_networks(deployment: Deployment, models: Sequence[StageModel], 
 
 def home(data: str) -> Path:
     """Where the data folder of that name lies."""
-    from offramp.cascades.files.datafolder import EMBEDDED, embedded_names
+    from offramp.cascades.files.embedded import embedded_names, embedded_path
 
-    return EMBEDDED / data if data in embedded_names() else Path(data)
+    return embedded_path(data) if data in embedded_names() else Path(data)
 
 
 def noted(data: str, what: str, otherwise: Any) -> Any:

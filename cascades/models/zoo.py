@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from offramp.cascades.files.embedded import embedded_path, missing
 from offramp.cascades.models.preprocessing import Preprocessing
 from offramp.cascades.models.probing import checked_logits
 from offramp.cascades.models.weights import (
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from offramp.cascades.models.branches import BranchedNet, Branching
 from offramp.cascades.models.loaders import Loaded, _random, _timm, _torchvision
 
-EMBEDDED_WEIGHTS = Path(__file__).parents[1] / "embedded" / "weights"
+WEIGHTS = "weights"
+"""The folder of embedded weights."""
 """Where the zoo's own networks find their weights unless told otherwise."""
 
 PUBLISHED = "https://github.com/akamaster/pytorch_resnet_cifar10/tree/master/pretrained_models"
@@ -321,7 +323,7 @@ def _zoo(name: str, weights: Path | None, pretrained: bool) -> Loaded:
             "random weights",
         )
         return _branched(plain, _published_exits(name)) if name in BRANCHED else plain
-    path = _zoo_file(name, EMBEDDED_WEIGHTS if weights is None else weights)
+    path = _zoo_file(name, embedded_path(WEIGHTS) if weights is None else weights)
     return _from_file(path, name, read_weights(path), name)
 
 
@@ -395,7 +397,13 @@ def _zoo_file(name: str, where: Path) -> Path:
     published = "" if name in BRANCHED else ZOO[name].published
     how = f"from {published}" if published else f"made by: python -m {program}"
     expected = f"one of {', '.join(wanted)} or {short}-*.th ({how}; --weights names the folder)"
-    there = ", ".join(path.name for path in found) if found else "none" if where.is_dir() else "no such folder"
+    there = (
+        ", ".join(path.name for path in found)
+        if found
+        else "none"
+        if where.is_dir()
+        else f"no such folder{missing(WEIGHTS)}"
+    )
     raise InputError(expected, there, str(where))
 
 
@@ -452,7 +460,7 @@ def with_backbone(path: Path, architecture: str, weights: Weights) -> dict[str, 
     """
     if "backbone" not in weights.about:
         return dict(weights.tensors)
-    beside = path.parent if any(path.parent.glob(f"{architecture}.*")) else EMBEDDED_WEIGHTS
+    beside = path.parent if any(path.parent.glob(f"{architecture}.*")) else embedded_path(WEIGHTS)
     file = _zoo_file(architecture, beside)
     own = _from_file(file, architecture, read_weights(file), str(file))
     if weights_digest(own.module.float()) != weights.about["backbone"]:

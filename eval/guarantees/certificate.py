@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from offramp.cascades.files.policy import Attempt, Certificate, Deployment
     from offramp.cascades.graph.routing import Routing
     from offramp.cascades.learning.points import Fitted, Mixture
-    from offramp.cascades.learning.targets import Expected
+    from offramp.cascades.learning.targets import Expected, Target
     from offramp.features.outputs import Outputs
 
 BELOW = (0.6, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.04)
@@ -47,6 +47,72 @@ class Aim:
     claims: tuple[Claim, ...]
     walk: str = ""
     budget: float | None = None
+
+
+def aim_of(target: Target, risk: str | None = None, most: float | None = None) -> Aim:
+    """What is asked for by ``risk`` and the ``most`` that it may be, or else by the policy's own ``target``.
+
+    Where shares of exits were limited, or both the cost and the error, a point was chosen that meets it all: that one
+    is judged, and no other. Raises InputError for an error that can't be.
+    """
+    own = {"increase": target.error_increase, "error": None if target.accuracy is None else 1 - target.accuracy}
+    asked = [Claim(risk, most) for risk, most in own.items() if most is not None]
+    if risk is not None or most is not None:
+        risk = risk or next((claim.risk for claim in asked), "increase")
+        asked = [Claim(risk, own[risk] if most is None else most)]
+    claims = tuple(asked) or (Claim("increase", None),)
+    for claim in claims:
+        if claim.most is not None and claim.risk == "error" and not 0 < claim.most < 1:
+            where = "--target" if most is not None else "target"
+            raise InputError("an error between 0 and 1", str(claim.most), where)
+    bounded, walk = claims[0].most is not None, ""
+    if not target.shares:
+        walk = "risk" if bounded and target.budget is None else "cost" if target.budget is not None else ""
+    if walk == "cost" and (bounded or own != dict.fromkeys(own)):
+        walk = ""
+    return Aim(claims, walk, target.budget if walk == "cost" else None)
+
+
+def attempt_of(
+    deployment: Deployment,
+    outputs: Outputs,
+    aim: Aim,
+    delta: float,
+    done: Done,
+    group: Any = None,
+    groups: str | None = None,
+) -> Attempt:
+    """What is tried now, and what came of it, for the record; the same try makes the same record."""
+    from offramp.cascades.files.policy import Attempt, policies_digest
+    from offramp.cascades.learning.points import digest_of
+
+    asked = [
+        f"the least {claim.risk}" if claim.most is None else f"{claim.risk} at most {claim.most:.12g}"
+        for claim in aim.claims
+    ]
+    if aim.budget is not None:
+        asked.append(f"cost at most {aim.budget:.12g}")
+    if not aim.walk:
+        asked.append(f"of point {deployment.point} alone")
+    if group is not None:
+        named = "class" if groups == "class" else f"a file, {_groups_digest(outputs, group)}"
+        asked.append(f"groups by {named}")
+    return Attempt(
+        digest_of(outputs),
+        len(outputs),
+        delta,
+        policies_digest(replace(deployment.fitted, mixtures=())),  # those that a walk adds make no other policies
+        "; ".join(asked),
+        done.point if done.certificate is not None else None,
+    )
+
+
+def _groups_digest(outputs: Outputs, group: Any) -> str:
+    """Of who is in which group, whatever the file's name and order."""
+    from hashlib import sha256
+
+    lines = sorted(f"{one} {name}" for one, name in zip(outputs.ids.tolist(), group.tolist(), strict=True))
+    return sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def tried(attempts: Sequence[Attempt], now: Attempt) -> list[str]:

@@ -179,7 +179,8 @@ class Case:
         """Read what comes along for the network."""
         import torch
 
-        from offramp.cascades.files.datafolder import EMBEDDED, read_folder
+        from offramp.cascades.files.datafolder import read_folder
+        from offramp.cascades.files.embedded import embedded_path
         from offramp.cascades.files.provenance import PICTURES, noted
         from offramp.cascades.graph.topology import parse_topology, unroll
         from offramp.cascades.images.sources import open_images
@@ -191,8 +192,10 @@ class Case:
         routes = unroll(parse_topology(">".join(exits), tuple(data.costs.stages)), data.costs)
         specs = noted(name, "networks", {})
         models = load_cascade([f"{network}={spec}" for network, spec in specs.items()])
-        own = EMBEDDED / name / "images.npz"
-        images = open_images(own if own.exists() else EMBEDDED / "cifar10" / PICTURES).numbered_as(models[0].classes)
+        own = embedded_path(name) / "images.npz"
+        images = open_images(own if own.exists() else embedded_path("cifar10") / PICTURES).numbered_as(
+            models[0].classes
+        )
         rows = range(min(settings.rows, len(images)))
         ways = ways_of(models)
         pixels = {
@@ -450,7 +453,8 @@ def markdown(lines: Sequence[Line], where: str) -> str:
 
 def weights_table(settings: Settings) -> str:
     """What the weights of the exits' losses do to each exit: trained from the same network, as long, with one seed."""
-    from offramp.cascades.files.datafolder import embedded_names, read_folder
+    from offramp.cascades.files.datafolder import read_folder
+    from offramp.cascades.files.embedded import embedded_names
 
     if WEIGHTED not in embedded_names() or "b_alexnet" not in settings.networks:
         return ""

@@ -84,10 +84,10 @@ class System:
 
     def flags(self, settings: Settings) -> list[str]:
         """The command line of ``cascades.training`` that trains it."""
-        from offramp.cascades.models.zoo import EMBEDDED_WEIGHTS
+        from offramp.cascades.files.embedded import embedded_path
 
-        start = EMBEDDED_WEIGHTS / f"{NETWORK if self.frozen else BACKBONE}.safetensors"
-        costs = Path(__file__).parents[2] / "cascades" / "embedded" / FOLDER / "costs.json"
+        start = embedded_path("weights") / f"{NETWORK if self.frozen else BACKBONE}.safetensors"
+        costs = embedded_path(FOLDER) / "costs.json"
         epochs = HELD_EPOCHS if self.held else FROZEN_EPOCHS if self.frozen else EPOCHS
         rows = FIT_ROWS if self.held else TRAIN_ROWS
         found = ["--network", NETWORK, "--objective", "gated", "--loss", self.loss, "--price", f"{self.price:g}"]
@@ -216,7 +216,7 @@ def write_outputs(settings: Settings) -> None:
     """The answers of every exit and the gates' log odds of all systems, as one data folder of answers."""
     import pandas as pd
 
-    from offramp.cascades.files.datafolder import EMBEDDED, read_folder
+    from offramp.cascades.files.datafolder import read_folder
     from offramp.cascades.graph.costs import Costs, StageCost, write_costs
     from offramp.features.store.atomic import replacing
 
@@ -228,7 +228,7 @@ def write_outputs(settings: Settings) -> None:
             columns |= said(system, settings.weights, images)
         with replacing(out / f"{part}.answers.parquet") as temporary:
             pd.DataFrame(columns).to_parquet(temporary, index=False, compression="zstd")
-    costs = read_folder(EMBEDDED / FOLDER).costs
+    costs = read_folder(FOLDER).costs
     own = {name: each for name, each in costs.stages.items() if each.network == NETWORK}
     stages = {
         f"{system.name}.{name.rpartition('.')[2]}": StageCost(system.name, each.trunk, each.head)

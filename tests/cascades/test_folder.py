@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from offramp.cascades.files.datafolder import EMBEDDED, embedded_names, keep_back, read_folder
+from offramp.cascades.files.datafolder import keep_back, read_folder
+from offramp.cascades.files.embedded import EMBEDDED, embedded_names
 from offramp.features.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"

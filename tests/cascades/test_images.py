@@ -24,7 +24,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from offramp.cascades.images import images as module
+from offramp.cascades.images import files, shards
 from offramp.cascades.images.decoding import rgb
 from offramp.cascades.images.files import BrokenImage
 from offramp.cascades.images.images import Images
@@ -778,9 +778,9 @@ def test_npz_packed_or_in_another_order(tmp_path: Path) -> None:
 
 def test_an_uncompressed_npz_is_not_read_into_memory(tmp_path: Path) -> None:
     path = jpeg_npz(tmp_path / "x.npz", [bytes(2**22), PNG], [0, 1])
-    module._held.cache_clear()
+    files._held.cache_clear()
     assert open_images(path).pixels(1).shape == (30, 60, 3)
-    assert module._held.cache_info().currsize == 0
+    assert files._held.cache_info().currsize == 0
 
 
 BYTES = np.frombuffer(PNG, np.uint8)
@@ -1037,11 +1037,11 @@ def test_hugging_faces_names_and_numbers(tmp_path: Path) -> None:
 
 def test_one_row_group_at_a_time(tmp_path: Path) -> None:
     path = write_table(tmp_path / "x.parquet", {"image": cells(FILES), "label": LABELS}, group=2)
-    module._row_group.cache_clear()
+    shards._row_group.cache_clear()
     images = open_images(path)
-    assert module._row_group.cache_info().misses == 0
+    assert shards._row_group.cache_info().misses == 0
     all_pixels(images)
-    found = module._row_group.cache_info()
+    found = shards._row_group.cache_info()
     assert (found.misses, found.currsize) == (4, 2)
 
 
@@ -1251,13 +1251,13 @@ def test_a_tar_left_beside_what_was_unpacked_is_not_taken(tmp_path: Path) -> Non
 
 
 def test_many_shards_keep_few_files_open(tmp_path: Path) -> None:
-    for i in range(module.OPEN_FILES + 20):
+    for i in range(files.OPEN_FILES + 20):
         write_tar(tmp_path / f"{i:03d}.tar", samples("a"))
     images = open_images(tmp_path)
     before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0  # noqa: PTH208
     assert all(images.pixels(i).shape == (30, 60, 3) for i in range(len(images)))
     after = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0  # noqa: PTH208
-    assert after - before <= module.OPEN_FILES
+    assert after - before <= files.OPEN_FILES
 
 
 # Rows.

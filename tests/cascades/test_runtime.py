@@ -316,7 +316,6 @@ def test_an_error_while_deciding_reaches_those_it_concerns_and_later_ones_are_se
         ({}, None, "found none"),
         ({KEY: torch.zeros(1, 1, 2, 1)}, None, "float32"),
         ({KEY: torch.zeros(1, 2, dtype=torch.uint8)}, None, "shape"),
-        ({KEY: torch.zeros(1, 3, 3, 1, dtype=torch.uint8)}, None, "first request"),
         (numbered(1, 2), np.array([0]), "for each of 2"),
         (numbered(1), np.array([7]), "plan below 1"),
         (numbered(1), np.array([-1]), "plan below 1"),

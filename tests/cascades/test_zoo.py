@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from offramp.cascades.files.embedded import embedded_path
 from offramp.cascades.models import zoo
 from offramp.cascades.models.loaders import imagenet_classes, imagenet_synsets
 from offramp.cascades.models.probing import (
@@ -141,7 +142,7 @@ def test_published_checkpoints_load_as_they_are_and_are_as_good_as_known() -> No
 
 
 def test_the_embedded_weights_are_where_they_are_looked_for() -> None:
-    files = sorted(zoo.EMBEDDED_WEIGHTS.glob("*.safetensors"))
+    files = sorted(embedded_path("weights").glob("*.safetensors"))
     if not files:
         pytest.skip("no weights are embedded yet: NOT TESTED")
     for path in files:

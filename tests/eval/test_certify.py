@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from offramp.cascades.files.datafolder import EMBEDDED, keep_back, read_folder
+from offramp.cascades.files.datafolder import keep_back, read_folder
+from offramp.cascades.files.embedded import EMBEDDED
 from offramp.cascades.files.policy import Attempt, Deployment, policies_digest, read_deployment, write_deployment
 from offramp.cascades.graph.routing import Routing, largest
 from offramp.cascades.graph.topology import parse_topology, unroll
@@ -24,7 +25,7 @@ from offramp.cascades.learning.answers import LOSSES
 from offramp.cascades.learning.outcomes import single_outcomes
 from offramp.cascades.learning.points import Mixture, digest_of, fit_points
 from offramp.cascades.learning.targets import Target, expected_of, solve
-from offramp.eval.certify import NONE_CERTIFIED, Settings, aim_of, attempt_of, main, none_text
+from offramp.eval.certify import NONE_CERTIFIED, main, none_text
 from offramp.eval.frontier import Settings as Frontier
 from offramp.eval.frontier import fit_settings
 from offramp.eval.guarantees.bounds import binomial_p, paired_p
@@ -36,6 +37,8 @@ from offramp.eval.guarantees.certificate import (
     _refuse_too_few,
     _what_would_do,
     _with_point,
+    aim_of,
+    attempt_of,
     sequence_of,
     tried,
     within_budget,
@@ -80,13 +83,13 @@ def aim(increase: float | None = None, error: float | None = None, walk: str = "
     ],
 )
 def test_the_policys_own_target_is_the_default(flags: dict[str, Any], target: Target, wanted: Aim) -> None:
-    assert aim_of(Settings(Path("policy.json"), **flags), target) == wanted
+    assert aim_of(target, flags.get("risk"), flags.get("target")) == wanted
 
 
 @pytest.mark.parametrize("bound", [0.0, -0.1, 1.0])
 def test_an_error_that_can_not_be_is_refused(bound: float) -> None:
     with pytest.raises(InputError, match="an error between 0 and 1"):
-        aim_of(Settings(Path("policy.json"), risk="error", target=bound), Target(budget=1.0))
+        aim_of(Target(budget=1.0), "error", bound)
 
 
 def test_too_few_to_certify_even_what_is_never_wrong_are_refused_by_hand() -> None:
@@ -431,7 +434,7 @@ def test_a_budget_is_certified_by_walking_up_to_it(certify: Run, home: Path, tmp
     assert "What was picked for the budget without certainty costs" in out
     routing, base, outputs = routed(home, after)
     points = Points(after.fitted, outputs)
-    steps, own = sequence_of(before, aim_of(Settings(Path("x")), before.target), points, np.inf)
+    steps, own = sequence_of(before, aim_of(before.target), points, np.inf)
     assert own == points.mixture(before.point)
     chosen = points.mixture(after.point)
     last = steps.index(chosen)
@@ -598,8 +601,7 @@ def test_what_was_asked_is_put_down_in_words(home: Path) -> None:
     none = Done(3, None, deployment.fitted, deployment.expected, routing, np.zeros(len(outputs), bool), 1, 1.0)
 
     def asked(wanted: Aim, group: Any = None, **flags: Any) -> str:
-        settings = Settings(Path("policy.json"), **flags)
-        return attempt_of(deployment, outputs, wanted, settings, none, group).asked
+        return attempt_of(deployment, outputs, wanted, 0.05, none, group, flags.get("groups")).asked
 
     assert asked(aim(0.01, 0.1, "risk")) == "increase at most 0.01; error at most 0.1"
     assert asked(Aim((Claim("error", None),), "cost", 2.5)) == "the least error; cost at most 2.5"
@@ -609,7 +611,7 @@ def test_what_was_asked_is_put_down_in_words(home: Path) -> None:
     by_file = [asked(aim(0.01, walk="risk"), group, groups="g.csv") for group in (some, some[::-1], some)]
     assert by_file[0] == by_file[2] != by_file[1]  # who is where counts, and not the name of a file
     assert re.fullmatch(r"increase at most 0\.01; groups by a file, [0-9a-f]{16}", by_file[0])
-    attempt = attempt_of(deployment, outputs, aim(0.01), Settings(Path("policy.json"), 0.125), none)
+    attempt = attempt_of(deployment, outputs, aim(0.01), 0.125, none)
     assert (attempt.digest, attempt.examples, attempt.delta) == (digest_of(outputs), len(outputs), 0.125)
     assert attempt.point is None  # none was certified, whatever stands there
     more = replace(deployment, fitted=replace(deployment.fitted, mixtures=()))
@@ -665,12 +667,12 @@ def test_outputs_of_other_networks_are_refused(
     certify: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As far as eval.extract noted whose they are."""
-    from offramp.eval import run
+    from offramp.cascades.files import provenance
 
     known = {name: {"spec": name, "weights": f"{name} 1", "preprocessing": "p"} for name in ("alexnet", "googlenet")}
     write_deployment(replace(read_deployment(home / "policy.json"), networks=known), tmp_path / "policy.json")
     noted: dict[str, Any] = {name: dict(each) for name, each in known.items()}
-    monkeypatch.setattr(run, "networks_noted", lambda *_: noted)
+    monkeypatch.setattr(provenance, "networks_noted", lambda *_: noted)
     code, out, _ = certify("policy", "--data", home / "new", "--target", "0.06")
     assert code == 0
     assert "that nothing was learned from" in out

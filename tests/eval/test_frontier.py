@@ -21,7 +21,8 @@ import pandas as pd
 import pytest
 
 from offramp.cascades.files.codec import from_plain
-from offramp.cascades.files.datafolder import EMBEDDED, read_folder
+from offramp.cascades.files.datafolder import read_folder
+from offramp.cascades.files.embedded import EMBEDDED
 from offramp.cascades.graph.hull import lower_hull
 from offramp.cascades.graph.routing import coins, mixed
 from offramp.cascades.learning.answers import LOSSES

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from offramp.cascades.files.datafolder import EMBEDDED, read_folder
+from offramp.cascades.files.datafolder import read_folder
+from offramp.cascades.files.embedded import EMBEDDED
 
 pytest.importorskip("torch", reason="running networks needs torch: install offramp[models]")
 

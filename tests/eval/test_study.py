@@ -28,7 +28,7 @@ optuna = pytest.importorskip("optuna")
 
 from optuna.trial import FrozenTrial, TrialState  # noqa: E402
 
-from offramp.eval.tuning import study  # noqa: E402
+from offramp.eval.tuning import liveness, storage, study  # noqa: E402
 from offramp.eval.tuning.plan import Found, Plan, label  # noqa: E402
 from offramp.eval.tuning.storage import OutOfReachError, patiently, shown, storage_named  # noqa: E402
 from offramp.eval.tuning.study import (  # noqa: E402
@@ -252,7 +252,7 @@ def test_files_may_be_called_anything(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     assert len(run_through(plan(storage_named("", tmp_path / name), 2))) == 2
     assert (tmp_path / name / "study.db").exists()
-    assert str(tmp_path / name) in study._why(OSError("x"), storage_named("", tmp_path / name), 1.0)
+    assert str(tmp_path / name) in storage._why(OSError("x"), storage_named("", tmp_path / name), 1.0)
 
 
 def test_no_password_is_shown() -> None:
@@ -400,13 +400,13 @@ def test_a_slot_put_down_by_another_while_one_draws_is_put_down_once(
 
 def test_no_sign_of_life_for_long_enough_is_death(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(study.time, "monotonic", lambda: now[0])
-    watch = study._Watch(10.0)
+    monkeypatch.setattr(liveness.time, "monotonic", lambda: now[0])
+    watch = liveness._Watch(10.0)
     running = trial(0, 0, TrialState.RUNNING)
     assert not watch.stale(running)
     now[0] = 9.0
     assert not watch.stale(running)
-    running.user_attrs[study.BEAT] = 1
+    running.user_attrs[liveness.BEAT] = 1
     now[0] = 18.0
     assert not watch.stale(running)
     now[0] = 28.5
@@ -415,13 +415,13 @@ def test_no_sign_of_life_for_long_enough_is_death(monkeypatch: pytest.MonkeyPatc
 
 def test_a_process_of_this_machine_that_is_gone_is_known_to_be_dead() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
-    here = study._here().rpartition("/")[0]
-    assert not study._surely_dead(f"{here}/{os.getppid()}")
-    assert not study._surely_dead(f"elsewhere/pid/{gone.pid}")
-    assert not study._surely_dead("")
+    here = liveness._here().rpartition("/")[0]
+    assert not liveness._surely_dead(f"{here}/{os.getppid()}")
+    assert not liveness._surely_dead(f"elsewhere/pid/{gone.pid}")
+    assert not liveness._surely_dead("")
     gone.wait()
-    assert study._surely_dead(f"{here}/{gone.pid}")
-    assert study._surely_dead(study._here())  # asked between two trials, when this process has none
+    assert liveness._surely_dead(f"{here}/{gone.pid}")
+    assert liveness._surely_dead(liveness._here())  # asked between two trials, when this process has none
 
 
 # --- several processes, some of them killed
@@ -431,7 +431,8 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_study as t
-from offramp.eval.tuning.plan import Found, open_study, work  # noqa: E402
+from offramp.eval.tuning.plan import Found
+from offramp.eval.tuning.study import open_study, work
 log = open(sys.argv[2], "a", buffering=1)
 begun = []
 

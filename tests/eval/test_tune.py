@@ -20,7 +20,8 @@ import pandas as pd
 import pytest
 
 from offramp.cascades.files.codec import to_plain
-from offramp.cascades.files.datafolder import EMBEDDED, read_folder
+from offramp.cascades.files.datafolder import read_folder
+from offramp.cascades.files.embedded import EMBEDDED
 from offramp.cascades.files.policy import (
     Attempt,
     Bound,

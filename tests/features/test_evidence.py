@@ -327,15 +327,15 @@ def test_beliefs_of_a_fold_are_by_what_the_other_folds_taught(many: bool, monkey
     monkeypatch.setattr(fitting, "FEW", len(outputs) - many)
     reader, reading = fitted(outputs)
     columns, spoken, _ = evidence.StageLogProbabilities(reader, outputs).at(path)
-    pool = evidence.fit_weights(columns, None, labels, 2)
+    pool = fitting.fit_weights(columns, None, labels, 2)
     np.testing.assert_array_equal(reader.pools[path].weights, pool.weights)
     found = reading.view(path).logp
     for fold in range(5):
         rest, mine = folds != fold, folds == fold
-        shared = pool if many else evidence.fit_weights(columns[rest], None, labels[rest], 2)
-        own = evidence.correct(shared, columns[rest], spoken[rest], labels[rest])
+        shared = pool if many else fitting.fit_weights(columns[rest], None, labels[rest], 2)
+        own = fitting.correct(shared, columns[rest], spoken[rest], labels[rest])
         np.testing.assert_array_equal(found[mine], own(columns[mine], spoken[mine], None))
-    all_of_them = evidence.correct(pool, columns, spoken, labels)
+    all_of_them = fitting.correct(pool, columns, spoken, labels)
     np.testing.assert_array_equal(reader.pools[path].correction, all_of_them.correction)
 
 
@@ -356,9 +356,9 @@ def test_uncorrected_beliefs_too(many: bool, monkeypatch: pytest.MonkeyPatch) ->
     for fold in range(5):
         rest, mine = folds != fold, folds == fold
         kept = slice(None) if many else rest
-        own = evidence.fit_weights(columns[kept], out[kept], target[kept], 2)
+        own = fitting.fit_weights(columns[kept], out[kept], target[kept], 2)
         np.testing.assert_array_equal(reading.view(path).logp[mine], own(columns[mine], spoken[mine], out[mine]))
-    np.testing.assert_array_equal(reader.pools[path].weights, evidence.fit_weights(columns, out, target, 2).weights)
+    np.testing.assert_array_equal(reader.pools[path].weights, fitting.fit_weights(columns, out, target, 2).weights)
 
 
 def test_a_gain_counts_from_its_standard_error() -> None:
@@ -384,7 +384,7 @@ def test_a_correction_is_used_only_where_it_helps_held_out() -> None:
 def test_answers_are_calibrated_by_the_other_folds(c: int) -> None:
     outputs = answers(logits(300, c=c), ranks=2, confidence=True)
     reader, _ = fitted(outputs)
-    said = evidence._held_out_log_probabilities(reader, outputs, folds_of(outputs))
+    said = fitting._held_out_log_probabilities(reader, outputs, folds_of(outputs))
     for fold in range(5):
         mine = np.flatnonzero(folds_of(outputs) == fold)
         rest = outputs.take(np.flatnonzero(folds_of(outputs) != fold))
@@ -651,7 +651,7 @@ def test_alternatives_are_the_answers_on_the_path_each_believed_once() -> None:
 def test_what_logits_say_of_the_others_answers_is_read_from_the_logits() -> None:
     outputs = logits(100, c=MANY)
     reader, reading = fitted(outputs, PLAIN)
-    said = evidence.StageLogProbabilities(reader, outputs).said((0, 1))
+    said = evidence.StageLogProbabilities(reader, outputs).log_probabilities((0, 1))
     view = reading.view((0, 1))
     assert view.alternatives is not None
     for s, stage in enumerate(outputs.stages):

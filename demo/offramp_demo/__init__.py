@@ -1,0 +1,1 @@
+"""Weights of the networks that offramp shows its work on, and their outputs; offramp finds them here."""
