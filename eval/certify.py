@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offramp.cascades.command.settings import guard, parse
-from offramp.eval.guarantees.certificate import Aim, aim_of, attempt_of, certify, recorded, tried
+from offramp.eval.guarantees.certificate import Aim, Record, aim_of, attempt_of, certify, tried
 from offramp.eval.guarantees.claims import LEAST_GROUP, Claim
 from offramp.features.errors import InputError
 
@@ -84,35 +84,41 @@ def run(settings: Settings) -> int:
     from offramp.cascades.files.policy import read_deployment, write_deployment
     from offramp.eval.guarantees.holdout import certification_examples, groups_of
     from offramp.eval.report.files import writable
+    from offramp.features.store.atomic import refuse_overwriting
 
-    deployment = read_deployment(settings.policy)
     where = settings.out or settings.policy
+    refuse_overwriting([("--out", settings.out)], [("--data", settings.data), ("--groups", settings.groups)])
+    refuse_overwriting([("--policy", settings.policy)], [("--groups", settings.groups)])
+    deployment = read_deployment(settings.policy)
     writable(where.parent, "--out" if settings.out else "--policy", (where.name,))  # before the examples are looked at
     aim = aim_of(deployment.target, settings.risk, settings.target)
     outputs, on_trust = certification_examples(deployment, settings.data)
     group = None if settings.groups is None else groups_of(settings.groups, outputs)
     done = certify(deployment, outputs, aim, settings.delta, group)
     attempt = attempt_of(deployment, outputs, aim, settings.delta, done, group, settings.groups)
-    attempts = tuple(dict.fromkeys([*deployment.attempts, attempt]))
-    notes = [*on_trust, *tried(attempts, attempt)]
-    if done.certificate is None:
-        notes += recorded(deployment, attempts, settings.policy)
-        _print([none_text(done, deployment, aim, settings.delta), *notes])
-        return NONE_CERTIFIED
-    from offramp.eval.guarantees.reference import reference_of
+    with Record(settings.policy, deployment, attempt) as record:
+        notes = [*on_trust, *tried(record.attempts, attempt)]
+        if done.certificate is None:
+            notes += record.put_down()
+            _print([none_text(done, deployment, aim, settings.delta), *notes])
+            return NONE_CERTIFIED
+        from offramp.eval.guarantees.reference import reference_of
 
-    certified = replace(
-        deployment,
-        fitted=done.fitted,
-        expected=done.expected,
-        point=done.point,
-        certificate=done.certificate,
-        reference=reference_of(done.routing, outputs),
-        attempts=attempts,
-    )
-    write_deployment(certified, where)
-    if where.resolve() != settings.policy.resolve():
-        notes += recorded(deployment, attempts, settings.policy)
+        certified = replace(
+            deployment,
+            fitted=done.fitted,
+            expected=done.expected,
+            point=done.point,
+            certificate=done.certificate,
+            reference=reference_of(done.routing, outputs),
+            attempts=record.attempts,
+        )
+        in_place = where.resolve() == settings.policy.resolve()
+        if in_place:
+            record.refuse_another_policy()
+        write_deployment(certified, where)
+        if not in_place:
+            notes += record.put_down()
     show(certified, done, aim, "" if on_trust else " that nothing was learned from", [*notes, f"  {where}"])
     return 0
 

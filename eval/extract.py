@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import struct
 import sys
@@ -11,7 +10,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,11 +28,6 @@ if TYPE_CHECKING:
     from offramp.cascades.models.zoo import StageModel
 
 COSTS = "costs.json"
-LEFT = re.compile(
-    r"\.(?:try|(?:.*\.)?(?:outputs\.npz|extracted\.json|broken\.txt)|costs\.json)\.(\d{1,9})(?:\.[0-9a-f]{8})?\.(?:part|tmp)"
-)
-"""Names of this program's temporary files in a data folder, with the process that wrote them."""
-
 UNIT = "million multiply-adds per image"
 UNCROPPED = (224, 224)
 """Height and width that the multiply-adds are counted at for a network that takes any."""
@@ -102,11 +96,16 @@ def run(settings: Settings) -> None:
     """Decode, compute, write the data folder, print the accuracies; what an earlier run computed is not done again."""
     from offramp.cascades.images.sources import open_images, rows_of
     from offramp.eval.report.files import writable
+    from offramp.features.store.atomic import files_of, refuse_overwriting
 
     names = _Names(settings.part)
-    folder = writable(settings.out, "--out", (names.outputs, names.report, names.broken, COSTS)).path
+    inputs = [("--images", settings.images), ("--weights", settings.weights), *files_of(settings.models)]
+    files = (names.outputs, names.report, names.broken, COSTS)
+    refuse_overwriting((("--out", settings.out / name) for name in files), inputs)
+    folder = writable(settings.out, "--out", files).path
     with _alone(folder), _bar() as bar:
-        _sweep(folder)
+        for part in (None, *PARTS):  # of runs that were killed
+            shutil.rmtree(folder / f"{_Names(part).progress}.done", ignore_errors=True)
         _refuse_mixed_parts(folder, names)
         bar("looking at the images", 0, None)
         whole = open_images(settings.images)
@@ -375,28 +374,6 @@ def _rows_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
     if not shape or not size == info.file_size == info.compress_size:
         raise ValueError(f"{info.filename} of {info.file_size} bytes, not {size}")
     return int(shape[0])
-
-
-def _sweep(folder: Path) -> None:
-    """Take away what runs that were killed left in the folder; what another living process writes stays."""
-    for path in folder.glob(".*"):
-        left = LEFT.fullmatch(path.name)
-        # Our own number was that of an earlier process: in a container it may be the same every time.
-        if left and path.is_file() and (int(left[1]) == os.getpid() or not _alive(int(left[1]))):
-            with suppress(OSError):
-                path.unlink()
-    for part in (None, *PARTS):
-        shutil.rmtree(folder / f"{_Names(part).progress}.done", ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
 
 
 def _write_costs(folder: Path, stages: Sequence[StageModel]) -> None:

@@ -85,7 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(settings: Settings) -> None:
     """Read, fit, route, compare, write the files, print the tables."""
     from offramp.eval.report.files import writable
+    from offramp.features.store.atomic import refuse_overwriting
 
+    refuse_overwriting((("--out", settings.out / name) for name in FILES), [("--data", settings.data)])
     folder = writable(settings.out, "--out", FILES)
     with _steps() as step:
         step("reading the data")
@@ -106,7 +108,7 @@ def run(settings: Settings) -> None:
         examples = len(tested[0].routing)
         picture = frontier_picture(frame, routes.unit, examples, summary["verdict"]["text"])
         contents = (csv_bytes(frame), png_bytes(picture), json_bytes(policies_to_plain(fitted)), json_bytes(summary))
-        written = folder.write_all(dict(zip(FILES, contents, strict=True)))
+        written = folder.write_all(dict(zip(FILES, contents, strict=True)), tie="summary.json")
     from offramp.eval.report.table import show
 
     show(summary, written)

@@ -107,11 +107,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(settings: Settings) -> None:
     """Load, measure, write the files, print the tables."""
     from offramp.eval.report.files import csv_bytes, json_bytes, png_bytes, writable
+    from offramp.features.store.atomic import files_of, refuse_overwriting
 
     batches = tuple(sorted(set(settings.batches)))
     quoted = settings.batch_cost or batches[-1]
     if quoted not in batches:
         raise InputError(f"one of the batch sizes {', '.join(map(str, batches))}", str(quoted), "--batch-cost")
+    outputs = [("--out", settings.out / name) for name in (*FILES, COSTS)]
+    refuse_overwriting(outputs, [("--check", settings.check), ("--data", settings.data), *files_of(settings.models)])
     earlier = None if settings.check is None else read_profile(settings.check)
     folder = writable(settings.out, "--out", (*FILES, COSTS))
     os.environ.setdefault("KINETO_LOG_LEVEL", LOG_LEVEL)
@@ -153,7 +156,7 @@ def run(settings: Settings) -> None:
         record = {**about, **described(found, models, lines, quoted)}
         picture = latency_picture(frame, whole, _title(about))
         contents = (csv_bytes(frame), json_bytes(record), png_bytes(picture))
-        written = folder.write_all(dict(zip(FILES, contents, strict=True)))
+        written = folder.write_all(dict(zip(FILES, contents, strict=True)), tie="profile.json")
         write_costs(costs, folder.path / COSTS)
     show(frame, whole, _title(about), quoted, [*written, folder.path / COSTS])
     if earlier is not None:

@@ -28,6 +28,7 @@ from offramp.eval.measured.promises import held_against, promised, warnings_of
 from offramp.eval.measured.trial import Pick, Trial
 
 FILES = ("run.csv", "run.json")
+READ = ("frontier.csv", "policies.json")
 APART = 0.05
 """Logits that differ by more than this from the stored ones are no matter of rounding: the networks are others."""
 
@@ -142,6 +143,7 @@ def run(settings: Settings) -> None:
         raise InputError("a topology (a_g_r), or a policy file (--policy)", "neither", "--topology")
     if settings.log is not None:
         refuse_log(settings)
+    refuse_overwritten(settings)
     folder = None if settings.out is None else writable(settings.out, "--out", FILES)
     data, routes = read_data(settings, deployment)
     with watching() as step:
@@ -175,7 +177,8 @@ def run(settings: Settings) -> None:
         import pandas as pd
 
         rows = pd.DataFrame([{**report["about"], **row} for row in report["systems"]])
-        for path in folder.write_all({"run.csv": csv_bytes(rows), "run.json": json_bytes(report)}):
+        contents = {"run.csv": csv_bytes(rows), "run.json": json_bytes(report)}
+        for path in folder.write_all(contents, tie="run.json"):
             sys.stdout.write(f"  {path}\n")
     if settings.log is not None:
         sys.stdout.write(f"  {settings.log}\n")
@@ -250,6 +253,19 @@ def refuse_log(settings: Settings) -> None:
     writable(settings.log.parent, "--log", (settings.log.name,))
 
 
+def refuse_overwritten(settings: Settings) -> None:
+    """Raises InputError where a file that is to be written is one that is read."""
+    from offramp.features.store.atomic import files_of, refuse_overwriting
+
+    outputs = [("--out", settings.out / name) for name in FILES] if settings.out is not None else []
+    inputs = [("--data", settings.data), ("--images", settings.images), ("--weights", settings.weights)]
+    if settings.policy is not None:
+        inputs += [("--policy", settings.policy), ("--policy", settings.policy / "policy.json")]
+    if settings.policies is not None:
+        inputs += [("--policies", settings.policies / name) for name in (*READ, "summary.json")]
+    refuse_overwriting([*outputs, ("--log", settings.log)], [*inputs, *files_of(settings.models)])
+
+
 # --- what is run
 
 
@@ -319,11 +335,15 @@ def pick_cascades(settings: Settings, data: DataFolder, routes: Routes) -> tuple
         error = np.array([routing.error for routing in picking.routings])
         reference = float(picking.there.wrong[:, dearest].mean())
     else:
-        fitted = read_policies(settings.policies / "policies.json")
+        from offramp.eval.report.files import refuse_mixed
+
+        table, policies = (settings.policies / name for name in READ)
+        whole = refuse_mixed(settings.policies, READ)
+        fitted = read_policies(policies)
         refuse_others(fitted, settings, data, routes)
-        cost, error, reference = picked_on(
-            settings.policies / "frontier.csv", len(fitted.names), routes.stages[dearest]
-        )
+        cost, error, reference = picked_on(table, len(fitted.names), routes.stages[dearest])
+        if refuse_mixed(settings.policies, READ) != whole:
+            raise InputError("files that nobody writes while they are read", "new ones", str(settings.policies))
     found = []
     for margin in settings.margins:
         point = cheapest_within(cost, error, reference + margin)

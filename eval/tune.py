@@ -32,7 +32,10 @@ def run(settings: Settings) -> int:
     from offramp.eval.tuning.files import FILES, files_of, standing
     from offramp.eval.tuning.search import Searched, search
     from offramp.eval.tuning.solve import solved
+    from offramp.features.store.atomic import locked, refuse_overwriting
 
+    outputs = [("--out", settings.out / name) for name in FILES]
+    refuse_overwriting(outputs, [("--data", settings.data), ("--storage", _file(settings.storage))])
     folder = writable(settings.out, "--out", FILES)
     problem = read_problem(settings)
     plain = solved(problem, problem.plain, problem.topology)
@@ -44,8 +47,9 @@ def run(settings: Settings) -> int:
         searched = replace(searched, stopped=stopped, code=INTERRUPTED)
         result = conclude(problem, plain, searched)
     policy = settings.out / "policy.json"
-    there = standing(policy)
-    written = folder.write_all(files_of(problem, result, there))
+    with locked(policy):  # what is put down there meanwhile, of attempts to certify, is not lost
+        there = standing(policy)
+        written = folder.write_all(files_of(problem, result, there), tie="summary.json")
     show(problem, result, written)
     if there is not None and there.certificate is not None:
         same = read_deployment(policy).certificate == there.certificate
@@ -54,6 +58,11 @@ def run(settings: Settings) -> int:
     if searched.stopped:
         say(searched.stopped)
     return searched.code
+
+
+def _file(storage: str) -> str:
+    """The file that a study is kept in, if it is one."""
+    return storage.removeprefix("journal:").removeprefix("sqlite:///")
 
 
 def show(problem: Problem, result: Result, written: Sequence[Path]) -> None:

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -32,6 +32,9 @@ SAVE = 2_500
 
 PAUSE = 0.2
 """Seconds between two looks for new lines at the end of a growing log."""
+
+STATE_WAIT = 5.0
+"""Seconds that another watch may take to end, whose state is to be gone on from."""
 
 HEAD = 4096
 """Bytes by which a log is known again."""
@@ -81,16 +84,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def watch(settings: Settings) -> int:
     """Read the log to its end, or for ever, and return the exit code."""
+    from offramp.eval.report.files import writable
+    from offramp.features.store.atomic import locked, refuse_overwriting
+
+    outputs = [(f"--{flag}", getattr(settings, flag)) for flag in ("json", "prometheus", "state")]
+    refuse_overwriting(outputs, [("--policy", settings.policy), ("--log", settings.log)])
+    for flag, path in outputs:
+        if path is not None:
+            writable(path.parent, flag, (path.name,))
+    with ExitStack() as alone:
+        if settings.state is not None:  # or what one of two watches saw would be lost
+            alone.enter_context(locked(settings.state, STATE_WAIT))
+        return _watch(settings)
+
+
+def _watch(settings: Settings) -> int:
     from offramp.cascades.files.policy import read_deployment
     from offramp.eval.guarantees.reference import subject_of
     from offramp.eval.monitoring.drift import Watch
     from offramp.eval.monitoring.routinglog import Log, read_log
-    from offramp.eval.report.files import writable
 
-    for flag in ("json", "prometheus", "state"):
-        path: Path | None = getattr(settings, flag)
-        if path is not None:
-            writable(path.parent, f"--{flag}", (path.name,))
     subject = subject_of(read_deployment(settings.policy), str(settings.policy))
     log = Log(subject, "stdin" if settings.log == STDIN else settings.log, settings.broken == "skip")
     session = Session(settings, Watch(subject, settings.alpha, settings.seed), log)

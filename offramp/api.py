@@ -363,7 +363,7 @@ class Evaluation:
             "policies.json": json_bytes(policies_to_plain(self.frontier.fitted)),
             "summary.json": json_bytes(self.summary),
         }
-        return writable(Path(folder), "folder", tuple(contents)).write_all(contents)
+        return writable(Path(folder), "folder", tuple(contents)).write_all(contents, tie="summary.json")
 
     @cached_property
     def _frame(self) -> pd.DataFrame:

@@ -385,7 +385,6 @@ def write_surely(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, and on the disk."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
-        _sync(temporary)
 
 
 def _record(batches: int, broken: int) -> bytes:
@@ -586,5 +585,4 @@ def assemble(job: Job, progress: Progress, path: Path) -> Extracted:
         error[stage.name] = float(np.mean(answers != labels))
     with replacing(path) as temporary:
         write_npz(arrays, temporary)
-        _sync(temporary)
     return Extracted(len(job.images), skipped, error)

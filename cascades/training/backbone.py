@@ -117,10 +117,13 @@ def run(settings: Settings) -> None:
     from offramp.cascades.images.sources import open_images, rows_of
     from offramp.cascades.models.weights import save_weights
     from offramp.cascades.models.zoo import ZOO, find_weights
+    from offramp.features.store.atomic import refuse_overwriting
 
     for name in settings.models:
         if name not in ZOO:
             raise InputError(f"networks of the zoo: {', '.join(ZOO)}", repr(name), "--models")
+    outputs = [("--out", settings.out / f"{name}.safetensors") for name in settings.models]
+    refuse_overwriting(outputs, [("--images", settings.images), ("--test", settings.test), ("--start", settings.start)])
     device = prepared(settings.out, settings.device, settings.threads)
     images = open_images(settings.images)
     rows = rows_of(settings.rows, len(images))

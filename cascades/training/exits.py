@@ -146,9 +146,13 @@ def run(settings: Settings) -> None:
     from torch import nn
 
     from offramp.cascades.images.sources import open_images, rows_of
+    from offramp.features.store.atomic import files_of, refuse_overwriting
 
     settings = named(settings)
     _refuse_contradictions(settings)
+    outputs = [("--out", settings.out / f"{settings.name}{end}") for end in (".safetensors", ".log.csv", ".log.png")]
+    inputs = [("--images", settings.images), ("--test", settings.test), ("--costs", settings.costs)]
+    refuse_overwriting(outputs, [*inputs, ("--start", settings.start), *files_of([settings.network], "--network")])
     device = prepared(settings.out, settings.device, settings.threads)
     whole = open_images(settings.images)
     images = whole.take(rows_of(settings.rows, len(whole)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
@@ -126,17 +127,60 @@ def tried(attempts: Sequence[Attempt], now: Attempt) -> list[str]:
     ]
 
 
-def recorded(deployment: Deployment, attempts: tuple[Attempt, ...], path: Path) -> list[str]:
-    """Put the attempts down in the policy file, or say why that can't be."""
-    from offramp.cascades.files.policy import write_deployment
+class Record:
+    """The policy file ``path`` while what was tried is put down there: nobody else writes it, and what others put
+    down since it was read as ``judged`` stays.
 
-    if attempts == deployment.attempts:
+    ``attempts`` are all of them, ``attempt`` included. Where the folder can't be written the file is as it was read.
+    """
+
+    def __init__(self, path: Path, judged: Deployment, attempt: Attempt) -> None:
+        self.path, self.judged, self.attempt = path, judged, attempt
+        self.alone, self.unlocked = ExitStack(), ""
+
+    def __enter__(self) -> Record:
+        from offramp.cascades.files.policy import read_deployment
+        from offramp.features.store.atomic import locked
+
+        try:
+            self.alone.enter_context(locked(self.path))
+        except InputError as error:
+            self.unlocked = error.found
+        try:
+            self.there = self.judged if self.unlocked else read_deployment(self.path)
+        except BaseException:
+            self.alone.close()
+            raise
+        self.attempts = tuple(dict.fromkeys([*self.there.attempts, self.attempt]))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.alone.close()
+
+    def put_down(self) -> list[str]:
+        """Add the attempt to the file as it stands now, or say why that can't be."""
+        from offramp.cascades.files.policy import write_deployment
+
+        try:
+            if self.unlocked:
+                raise InputError("a lock", self.unlocked, str(self.path))
+            if self.attempts != self.there.attempts:
+                write_deployment(replace(self.there, attempts=self.attempts), self.path)
+        except InputError as error:
+            return [f"This attempt could not be put down in {self.path} ({error.found}): it counts nonetheless."]
         return []
-    try:
-        write_deployment(replace(deployment, attempts=attempts), path)
-    except InputError as error:
-        return [f"This attempt could not be put down in {path} ({error.found}): it counts nonetheless."]
-    return []
+
+    def refuse_another_policy(self) -> None:
+        """Raises InputError where a certificate of the judged policy can't be written over the file: it is not to be
+        locked, or another policy stands there by now, which then holds the attempt."""
+        from offramp.cascades.files.policy import policies_digest
+
+        if self.unlocked:
+            raise InputError("a policy file in a folder where a file can be locked", self.unlocked, str(self.path))
+        was, now = (policies_digest(replace(one.fitted, mixtures=())) for one in (self.judged, self.there))
+        if was != now:
+            self.put_down()
+            raise InputError("the policy that was judged (certify again)", "another, written meanwhile", str(self.path))
 
 
 @dataclass(frozen=True)

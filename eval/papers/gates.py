@@ -142,7 +142,10 @@ def run(settings: Settings) -> None:
 
     from offramp.cascades.files.datafolder import read_folder
     from offramp.eval.report.files import csv_bytes, png_bytes, writable
+    from offramp.features.store.atomic import refuse_overwriting
 
+    inputs = [("--images", settings.images), ("--test", settings.test)]
+    refuse_overwriting((("--out", settings.out / name) for name in FILES), inputs)
     folder = writable(settings.out, "--out", FILES)
     if settings.images is None:
         if settings.test is not None or settings.weights != Settings.weights:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
+import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from hashlib import file_digest, sha256
 from io import BytesIO
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from offramp.features.errors import InputError
+from offramp.features.store.atomic import locked, replacing_all, sweep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +26,12 @@ if TYPE_CHECKING:
 
 FLOATS = "%.10g"  # the last bits of a float depend on the machine
 PIXELS_PER_INCH = 150
+
+TIED = "files"
+"""The key under which a set's file of JSON has the digests of the others."""
+
+SETTLING = 2.0
+"""Seconds that a run may take to rename its files, after which a mixed set is one."""
 
 
 @dataclass(frozen=True)
@@ -43,26 +52,69 @@ class Folder:
         """Writes a picture; see ``png_bytes``."""
         return self.write_bytes(name, png_bytes(figure))
 
-    def write_all(self, contents: Mapping[str, bytes]) -> list[Path]:
+    def write_all(self, contents: Mapping[str, bytes], tie: str = "") -> list[Path]:
         """Writes every file to a temporary name first and renames them together, so that a run that is killed, or
-        finds the disk full, leaves the old set whole."""
+        finds the disk full, leaves the old set whole, or one that ``refuse_mixed`` tells.
+
+        ``tie`` is the file of JSON that says under ``files`` which others belong to it, by their digests.
+        """
+        if tie:
+            digests = {name: sha256(content).hexdigest() for name, content in contents.items() if name != tie}
+            contents = {**contents, tie: json_bytes({**json.loads(contents[tie]), TIED: digests})}
+        paths = [self.path / name for name in contents]
         with ExitStack() as stack:
-            written = []
-            for name, content in contents.items():
-                temporary = stack.enter_context(_temporary(self.path, name))
-                _write_surely(temporary, content)
-                written.append((temporary, self.path / name))
-            for temporary, target in written:
-                temporary.replace(target)
-        return [target for _, target in written]
+            if len(paths) > 1:  # two runs one after another, or their files could be mixed
+                stack.enter_context(locked(self.path / (tie or "files")))
+            temporaries = stack.enter_context(replacing_all(paths))
+            for temporary, content in zip(temporaries, contents.values(), strict=True):
+                temporary.write_bytes(content)
+        return paths
 
     def write_bytes(self, name: str, content: bytes) -> Path:
         """Writes to a temporary name beside the target, makes sure of the disk, and renames; returns the target."""
-        target = self.path / name
-        with _temporary(self.path, name) as temporary:
-            _write_surely(temporary, content)
-            temporary.replace(target)
-        return target
+        return self.write_all({name: content})[0]
+
+
+def refuse_mixed(folder: Path, names: Sequence[str], tie: str = "summary.json") -> tuple[str, ...]:
+    """Raises InputError, saying which file is old, where ``names`` in ``folder`` are not of the run that wrote ``tie``.
+
+    Returns their digests, so that who read the files in between can ask whether they are the same still. A folder
+    without ``tie``, or of a version that wrote no digests, is taken as it is.
+    """
+    until = time.monotonic() + SETTLING
+    while True:
+        digests = {name: _digest(folder / name) for name in names}
+        other = [name for name, digest in _tied(folder / tie).items() if digest != digests.get(name, digest)]
+        if not other:
+            return tuple(digests.values())
+        if time.monotonic() > until:
+            break
+        time.sleep(0.1)  # a run may be writing them just now
+
+    def written(name: str) -> int:
+        return (folder / name).stat().st_mtime_ns if (folder / name).exists() else 0
+
+    old = other if written(other[0]) < written(tie) else [name for name in (*names, tie) if name not in other]
+    found = f"a mixed set: {', '.join(old)} of an older run than {', '.join({*names, tie} - {*old})}"
+    raise InputError("files that one run wrote (write them again)", found, str(folder))
+
+
+def _tied(path: Path) -> Mapping[str, str]:
+    from offramp.cascades.files.codec import read_json
+
+    try:
+        found = read_json(path, "a summary") if path.is_file() else {}
+    except InputError:
+        return {}
+    tied = found.get(TIED) if isinstance(found, dict) else None
+    return tied if isinstance(tied, dict) else {}
+
+
+def _digest(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def csv_bytes(frame: pd.DataFrame) -> bytes:
@@ -84,13 +136,6 @@ def png_bytes(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _write_surely(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def writable(path: Path, where: str, names: Sequence[str] = ()) -> Folder:
     """The folder ``path``, made if need be, once a file could really be written into it.
 
@@ -100,8 +145,12 @@ def writable(path: Path, where: str, names: Sequence[str] = ()) -> Folder:
     expected = "a folder to write into"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with _temporary(path, "try") as temporary:
-            temporary.write_bytes(b"x")
+        sweep(path, ["try", *names])
+        probe = path / f".try.{token_hex(8)}.tmp"
+        try:
+            probe.write_bytes(b"x")
+        finally:
+            probe.unlink(missing_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise InputError(expected, f"a file on the way to {str(path)!r}", where) from None
     except (OSError, ValueError) as error:
@@ -146,14 +195,3 @@ def _row(point: OperatingPoint, stages: Sequence[str], how: Bootstrap) -> dict[s
         **{f"share_{stage}": share.get(stage, 0.0) for stage in stages},
         **{f"spent_{stage}": spent.get(stage, 0.0) for stage in stages},
     }
-
-
-@contextmanager
-def _temporary(folder: Path, name: str) -> Iterator[Path]:
-    """A name beside ``name`` that no other process uses; gone afterwards."""
-    path = folder / f".{name}.{os.getpid()}.part"
-    path.unlink(missing_ok=True)
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
