@@ -138,7 +138,7 @@ def test_importing_the_packages_brings_in_nothing_heavy() -> None:
     heavy = NETWORKS | {"pandas", "pyarrow", "sklearn", "optuna", "matplotlib", "rich"}
     program = f"import {', '.join(light)}\nimport sys\nprint(sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", "-c", program], cwd=ROOT, capture_output=True, encoding="utf-8", check=False
     )
     assert (done.stdout, done.stderr) == ("[]\n", "")
 

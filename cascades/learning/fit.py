@@ -269,7 +269,7 @@ def recalibrated(expected: Floats, wrong: Floats) -> Floats:
     """Expected losses (n,), moved along a line so that they fit the losses (n,) that came: without it, a belief that
     is too sure or too modest of one path's answers would draw examples to it or away.
 
-    >>> recalibrated(np.array([0.2, 0.2, 0.4, 0.4]), np.array([0, 0, 0, 1])).round(3).tolist()
+    >>> (recalibrated(np.array([0.2, 0.2, 0.4, 0.4]), np.array([0, 0, 0, 1])).round(3) + 0.0).tolist()
     [0.0, 0.0, 0.5, 0.5]
     """
     centred = expected - expected.mean(dtype=np.float64)

@@ -273,7 +273,7 @@ def fit_line(batches: Sequence[int], medians: Sequence[float], errors: Sequence[
     Where points lie farther from the line than their errors say, which a network's time does, being no straight
     line, the errors of the line grow by as much.
 
-    >>> fit_line([1, 2, 4], [3.0, 5.0, 9.0], [0.1, 0.1, 0.1]).at(8)
+    >>> round(fit_line([1, 2, 4], [3.0, 5.0, 9.0], [0.1, 0.1, 0.1]).at(8), 9)
     17.0
     """
     b, t = np.asarray(batches, float), np.asarray(medians, float)

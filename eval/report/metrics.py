@@ -69,7 +69,7 @@ def area_along(cost: Floats, error: Floats, start: float, end: float) -> Floats:
     the error stays as it is there. Corners that go back in cost are integrated with their sign.
     NaN where ``end`` is not above ``start``.
 
-    >>> float(area_along(np.array([0.0, 2.0]), np.array([0.4, 0.2]), 0.0, 4.0))  # (0.3 * 2 + 0.2 * 2) / 4
+    >>> round(float(area_along(np.array([0.0, 2.0]), np.array([0.4, 0.2]), 0.0, 4.0)), 9)  # (0.3 * 2 + 0.2 * 2) / 4
     0.25
     """
     if not end > start:
@@ -90,7 +90,7 @@ def cost_along(cost: Floats, error: Floats, target: Floats) -> Floats:
 
     ``cost`` and ``error`` are (..., v): v corners in order; ``target`` is (...).
 
-    >>> float(cost_along(np.array([1.0, 3.0]), np.array([0.4, 0.2]), np.array(0.25)))
+    >>> round(float(cost_along(np.array([1.0, 3.0]), np.array([0.4, 0.2]), np.array(0.25))), 9)
     2.5
     """
     there = error <= target[..., None] + TINY

@@ -144,7 +144,7 @@ def test_help_needs_no_heavy_import():
         "try: parse(Flags, ['--help'], 'p', 'd')\n"
         "except SystemExit: print(sorted({'numpy', 'pandas', 'matplotlib', 'rich', 'sklearn'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.endswith("[]\n")
 
 
@@ -192,7 +192,7 @@ PRINTER = (
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full: Linux only")
 def test_a_full_disk_behind_standard_output():
-    with Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
         done = subprocess.run(
             [sys.executable, "-c", PRINTER], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, check=False
         )

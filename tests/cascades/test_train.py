@@ -73,7 +73,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(tmp_path: Path) -> None:
     process.wait()
     done = torch.load(checkpoint, weights_only=True)["epoch"]
     assert 1 <= done < 30, "the kill came too late to show anything"
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stderr
     assert f"epoch {done} of 30" not in told
     assert f"epoch {done + 1} of 30" in told
     name = "cifar_alexnet.safetensors"

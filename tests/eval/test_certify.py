@@ -885,7 +885,7 @@ def test_as_a_user_runs_it(home: Path, tmp_path: Path) -> None:
         [sys.executable, "-W", "error", "-m", "eval.certify", *argv],
         cwd=ROOT,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
         check=False,
     )

@@ -416,7 +416,7 @@ def test_nonsense_is_refused_and_leaves_nothing(
 def test_help_comes_without_torch() -> None:
     program = "import sys; from offramp.eval import extract\ntry: extract.main(['--help'])\nexcept SystemExit: pass\n"
     program += "assert not {'torch', 'torchvision', 'timm', 'PIL'} & set(sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
     assert "--pooled" in done.stdout
 
 
@@ -456,7 +456,7 @@ def server(flags: Callable[..., list[str]]) -> Iterator[subprocess.Popen[str]]:
         env=ONE_THREAD,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -547,7 +547,7 @@ def started(flags: Sequence[str]) -> subprocess.Popen[str]:
         env=ONE_THREAD,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         start_new_session=True,
     )
 
@@ -594,7 +594,7 @@ def test_a_disk_that_is_full_is_told_and_nothing_is_lost(
     """A limit on the size of files stands for the disk; the pooled features reach it first."""
     line = flags("--batch", "8", "--pooled", source=many)
     done = subprocess.run(
-        command(*line), cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True, check=False, preexec_fn=limited
+        command(*line), cwd=ROOT, env=ONE_THREAD, capture_output=True, encoding="utf-8", check=False, preexec_fn=limited
     )
     assert done.returncode == 1
     assert "0.pooled.npy: File too large" in done.stderr

@@ -49,7 +49,7 @@ Done = subprocess.CompletedProcess[str]
 
 def python(*argv: str | Path) -> Done:
     return subprocess.run(
-        [sys.executable, *map(str, argv)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, *map(str, argv)], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=120, check=False
     )
 
 
@@ -317,7 +317,9 @@ def test_a_users_own_folder_of_answers(
     else:
         parts = {"fit": 200, "test": 150}
         for seed, (part, n) in enumerate(parts.items()):
-            of_answers(n, seed, text=True).to_csv(tmp_path / f"{part}.answers.csv", index=False, encoding="utf-8-sig")
+            of_answers(n, seed, encoding="utf-8").to_csv(
+                tmp_path / f"{part}.answers.csv", index=False, encoding="utf-8-sig"
+            )
     monkeypatch.chdir(ROOT)
     flags = ["--topology", "small model_big", "--data", str(tmp_path), "--points", "3", "--out", str(tmp_path / "out")]
     assert main(flags) == 0, capsys.readouterr().err

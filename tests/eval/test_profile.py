@@ -35,7 +35,7 @@ def python(*argv: str | Path) -> subprocess.CompletedProcess[str]:
         [sys.executable, *map(str, argv)],
         cwd=ROOT,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
         check=False,
         env=environment,

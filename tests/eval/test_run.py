@@ -31,7 +31,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("run")
     command = [sys.executable, "-W", "error", "-m", "eval.run", "--topology", "a_g_r", "--rounds", "2"]
     more = ["--points", "8", "--queue", "4", "--out", str(out)]
-    done = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return out, done.stdout
 
@@ -137,5 +137,5 @@ def test_help_does_not_load_torch() -> None:
         "import sys; from offramp.eval.run import main\ntry: main(['--help'])\n"
         "except SystemExit: print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.rstrip().endswith("False")

@@ -79,7 +79,7 @@ def ran(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, A
     out = tmp_path_factory.mktemp("ran")
     command = [sys.executable, "-W", "error", "-m", "eval.run", "--policy", str(policy)]
     more = [*FEW, "--out", str(out), "--log", str(out / "log.csv")]
-    done = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     return out, done
 

@@ -462,7 +462,9 @@ def shared(storage: str, folder: Path, workers: int, kill: int, trials: int) -> 
             there = len(started)
             for role, log in zip(roles, logs[there:], strict=False):
                 command = [sys.executable, "-W", "ignore", "-c", code, storage, str(log), str(trials), role]
-                started.append(subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True))
+                started.append(
+                    subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, encoding="utf-8")
+                )
             for process, log in list(zip(started, logs, strict=False))[there:]:
                 _until(lambda log=log, least=least: _begun(log) >= least, process)  # type: ignore[misc]
         for victim in started[:kill]:
@@ -483,7 +485,7 @@ def shared(storage: str, folder: Path, workers: int, kill: int, trials: int) -> 
 
 
 def _begun(log: Path, what: str = "begin") -> int:
-    return log.read_text().count(what) if log.exists() else 0
+    return log.read_text("utf-8").count(what) if log.exists() else 0
 
 
 def _until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -551,7 +553,7 @@ class Server:
                 command = ["setpriv", "--reuid", user, "--regid", _group(user), "--clear-groups", *command]
             else:
                 command = ["su", user, "-s", "/bin/sh", "-c", " ".join(command)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=self.folder)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60, check=False, cwd=self.folder)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def start(self) -> None:

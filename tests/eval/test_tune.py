@@ -83,7 +83,11 @@ def summary(out: Path) -> dict[str, Any]:
 
 def command(*argv: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "eval.tune", *argv], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "eval.tune", *argv],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
     )
 
 
@@ -693,7 +697,7 @@ def test_nothing_heavy_is_imported_for_help() -> None:
         "import sys; from offramp.eval.tune import main\ntry:\n main(['--help'])\n"
         "except SystemExit: pass\nprint(*sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
     modules = set(done.stdout.rpartition("\n")[2].split() or done.stdout.split())
     assert not modules & {"optuna", "sqlalchemy", "numpy", "pandas", "matplotlib", "torch", "sklearn"}
 

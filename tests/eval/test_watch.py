@@ -257,7 +257,7 @@ def test_flags_that_make_no_sense(
 
 
 def states(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return found
 
 
@@ -458,5 +458,5 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         "import sys; from offramp.eval.watch import main\ntry: main(['--help'])\n"
         "except SystemExit: print({'torch', 'pandas', 'scipy', 'pyarrow', 'numpy'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.rstrip().endswith("set()")
