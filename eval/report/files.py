@@ -100,7 +100,7 @@ def refuse_mixed(folder: Path, names: Sequence[str], tie: str = "summary.json") 
 
 
 def _tied(path: Path) -> Mapping[str, str]:
-    from offramp.cascades.files.codec import read_json
+    from offramp.features.store.strictjson import read_json
 
     try:
         found = read_json(path, "a summary") if path.is_file() else {}
