@@ -215,7 +215,7 @@ def test_groups_are_labels_or_stand_in_a_file(tmp_path: Path) -> None:
         (b"", "columns id and group, found nothing"),
         (b"id,group\n10\n", "an id and a group of one line"),
         (b'id,group\n10,"a\nb"\n', "an id and a group of one line"),
-        (b"id,group\n\xff,a\n", "columns id and group"),
+        (b"id,group\n\xff,a\n", "text in UTF-8"),
     ],
 )
 def test_a_file_of_groups_that_is_not_usable_is_refused(tmp_path: Path, text: bytes, message: str) -> None:
