@@ -39,3 +39,18 @@ $(VENV)/.installed-dev: $(VENV)/.installed-models
 
 clean:
 	rm -rf $(VENV) frontier papers
+
+PORTABLE := offramp/features offramp/policies offramp/cascades offramp/oracles offramp/eval
+NUMERIC := tests/policies tests/oracles tests/features/test_spline.py tests/features/test_calibration.py \
+	tests/cascades/test_points.py tests/cascades/test_routing.py tests/eval/test_bounds.py tests/eval/test_intervals.py
+QUIET := $(BIN)/python -B -m pytest -p no:cacheprovider
+
+.PHONY: portability
+portability: $(VENV)/.installed-dev  ## doctests and numbers with other processors' kernels, hash seeds, locale, and nothing writable here
+	OPENBLAS_CORETYPE=Prescott PYTHONHASHSEED=1 $(QUIET) $(PORTABLE)
+	OPENBLAS_CORETYPE=Nehalem PYTHONHASHSEED=2 $(QUIET) -n 2 $(NUMERIC)
+	OPENBLAS_CORETYPE=Haswell OPENBLAS_NUM_THREADS=1 $(QUIET) $(PORTABLE)
+	env -u PYTHONIOENCODING LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 $(QUIET) $(PORTABLE) tests/cascades/test_settings.py
+	if unshare -rm true 2>/dev/null; then unshare -rm sh -ec 'mount --bind . . && mount -o remount,ro,bind . && \
+		cd "$$PWD" && ! touch Makefile 2>/dev/null && $(QUIET) $(PORTABLE) tests/cascades/test_points.py'; \
+	else echo "no read-only checkout here: unshare is not allowed"; fi
