@@ -231,7 +231,7 @@ def test_broken_lines_are_counted_and_named(
         (["--alpha", "1"], "--alpha"),
         (["--every", "0"], "--every"),
         (["--broken", "mend"], "stop, skip"),
-        (["--log", "nowhere.csv"], "expected a log, found none"),
+        (["--log", "nowhere.csv"], "expected a log, found No such file"),
         (["--log", "."], "a folder"),
         (["--policy", "nowhere.json"], "nowhere.json"),
         (["--json", "log.csv/x/r.json"], "--json"),
