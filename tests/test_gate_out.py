@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from offramp.cascades.files.datafolder import EMBEDDED
+from offramp.cascades.files.embedded import EMBEDDED
 from offramp.eval.frontier import FILES
 from offramp.eval.report.files import Folder, refuse_mixed, writable
 from offramp.features.errors import InputError
