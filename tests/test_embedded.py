@@ -21,6 +21,9 @@ from offramp.eval.report.intervals import Bootstrap, compare, resampled
 from offramp.oracles.comparing import operating_points
 from offramp.policies import DEFAULT_POLICIES
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 ROOT = Path(__file__).resolve().parents[1]
 PRICES = 8
 FIT, TEST = 2500, 4000

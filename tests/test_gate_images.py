@@ -34,6 +34,9 @@ from offramp.cascades.models.pickles import refuse_bombs  # noqa: E402
 from offramp.cascades.models.weights import read_weights  # noqa: E402
 from offramp.cascades.models.zoo import load_stage  # noqa: E402
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 TENSORS = {"a.weight": torch.arange(12.0).reshape(3, 4), "a.bias": torch.ones(3), "n": torch.tensor(3)}
 SECONDS = 10.0
 LONG = int(os.environ.get("OFFRAMP_LONG", "0")) > 0

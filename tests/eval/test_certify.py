@@ -48,6 +48,9 @@ from offramp.eval.guarantees.holdout import certification_examples, groups_of, p
 from offramp.features.errors import InputError
 from offramp.features.outputs import Outputs, Stage
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, POINTS, KEPT = 2400, 6, 0.5
 Bools = NDArray[np.bool_]
