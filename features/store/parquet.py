@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,9 @@ from offramp.features.store.opening import opened
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow import parquet
+
+
+BATCH_ROWS = 2**16
 
 
 @contextmanager
@@ -34,19 +36,32 @@ def opened_parquet(path: Path, what: str) -> Iterator[parquet.ParquetFile]:
 
 
 def refuse_too_large(file: parquet.ParquetFile, names: Sequence[str], path: Path) -> None:
-    """Raises InputError where the columns ``names`` claim more than memory, or the file, can hold."""
-    held, bytes_, most = file.metadata, 0, 0
-    for group in range(held.num_row_groups):
-        values = 0
-        for at in range(held.num_columns):
-            column = held.row_group(group).column(at)
-            if column.path_in_schema.partition(".")[0] in {name.partition(".")[0] for name in names}:
-                bytes_ += column.total_uncompressed_size
-                values = max(values, column.num_values)
-        most += max(values, held.row_group(group).num_rows)
-    if most > (limit := ROWS + ROWS_PER_BYTE * os.stat(path).st_size):  # noqa: PTH116
-        raise InputError(f"at most {limit:,} values a column in a file of this size", f"{most:,}", str(path))
-    refuse_larger_than_memory(bytes_ + CELL_BYTES * most * max(1, len(names)), "columns", str(path))
+    """Raises InputError where the columns ``names`` are nested, or claim more than memory, or the file, can hold.
+
+    Only counts of rows are asked for: pyarrow ends the process where it is asked for a column of damaged metadata.
+    """
+    import pyarrow as pa
+
+    for name in names:
+        if pa.types.is_nested(kind := file.schema_arrow.field(name).type):
+            raise InputError("a value in a cell", f"{kind}", f"{path}, column {name!r}")
+    rows = file.metadata.num_rows
+    if rows > (most := ROWS + ROWS_PER_BYTE * path.stat().st_size):
+        raise InputError(f"at most {most:,} rows in a file of this size", f"{rows:,}", str(path))
+    refuse_larger_than_memory(CELL_BYTES * rows * max(1, len(names)), "columns", str(path))
+
+
+def rows_of(file: parquet.ParquetFile, names: Sequence[str], path: Path) -> pa.Table:
+    """The columns ``names``, read in batches so that no more rows come than ``refuse_too_large`` has let pass."""
+    import pyarrow as pa
+
+    batches, left = [], file.metadata.num_rows
+    for batch in file.iter_batches(BATCH_ROWS, columns=list(names)):
+        left -= len(batch)
+        if left < 0:
+            raise InputError(f"{file.metadata.num_rows:,} rows, as the file says", "more", str(path))
+        batches.append(batch)
+    return pa.Table.from_batches(batches) if batches else file.read(columns=list(names))
 
 
 def dense(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:

@@ -34,7 +34,7 @@ from offramp.features.store.limits import (
     refuse_larger_than_memory,
 )
 from offramp.features.store.opening import opened
-from offramp.features.store.parquet import dense, is_text, opened_parquet, refuse_too_large
+from offramp.features.store.parquet import dense, is_text, opened_parquet, refuse_too_large, rows_of
 from offramp.features.store.strictjson import brief
 
 if TYPE_CHECKING:
@@ -445,15 +445,16 @@ def _parquet(path: Path, stages: Sequence[str]) -> dict[str, pa.ChunkedArray]:
     with opened_parquet(path, "a readable parquet file") as file:
         schema = file.schema_arrow
         needed = _needed(schema.names, stages, path)
-        refuse_too_large(file, needed, path)
         classes = {"label", "id", *(name for stage in stages for name in _ranks(needed, stage))}
+        needed = [name for name in needed if name in classes or not pa.types.is_nested(schema.field(name).type)]
+        refuse_too_large(file, needed, path)
         texts = [name for name in needed if name not in classes and is_text(schema.field(name).type)]
         for batch in file.iter_batches(PROBED, columns=texts) if texts else ():
             first = {name: dense(pa.chunked_array([batch[name]]), str(path)) for name in texts}
             remarks = {name for name in texts if not _mostly(first[name], NUMBER_WITH_COMMA)}
             needed = [name for name in needed if name not in remarks]
             break
-        table = file.read(columns=needed)
+        table = rows_of(file, needed, path)
     return {name: table[name] for name in needed}
 
 
