@@ -536,8 +536,8 @@ def together(
     from offramp.eval.report.files import frontier_frame, png_bytes
     from offramp.eval.report.intervals import Bootstrap
     from offramp.eval.report.picture import frontier_picture
+    from offramp.eval.report.routers import routers
     from offramp.eval.report.summary import summarise
-    from offramp.eval.report.verdict import NAMES
 
     sure = [each for each in trained if each.kind == "sure expected"]
     picked, tested = [*picked, *gate_points(sure, "fit")], [*tested, *gate_points(sure, "test")]
@@ -558,7 +558,7 @@ def together(
         cell = "" if apart is None else spread(apart, -100)
         first = summary["routers"][router][0]
         speed = "out of reach" if not first["reached"] else spread(first["speedup"], 1)
-        rows.append(f"| {NAMES[router]} | {spread(value, 100)} | {cell} | {speed} |")
+        rows.append(f"| {routers()[router].told} | {spread(value, 100)} | {cell} | {speed} |")
     n = summary["tested_on"]["examples"]
     note = (
         f"One network ({NETWORK}, joint loss), {n:,} test images, everything picked on the fit part; 95 % intervals, "

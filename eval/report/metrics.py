@@ -11,6 +11,7 @@ from offramp.cascades.graph.hull import lower_hull
 from offramp.cascades.graph.routing import OperatingPoint
 from offramp.eval.report.intervals import ratio
 from offramp.features.outputs import Floats
+from offramp.features.registry import Registry
 
 TINY = 1e-9
 """Mean losses that differ by less are the same: no sample has a billion examples."""
@@ -131,10 +132,32 @@ def oracle_share(points: Sequence[OperatingPoint], by: Yardstick, margin: float 
     return (by.best[0] - cost_at_error(points, by, margin)) / possible if possible > 0 else float("nan")
 
 
-METRICS: dict[str, Callable[[Sequence[OperatingPoint], Yardstick], float]] = {
-    "area": area,
-    "cost_at_error": cost_at_error,
-    "speedup": speedup,
-    "oracle_share": oracle_share,
-}
-"""Name → number of the points of one router on one part; a new metric is a function here and a line."""
+@dataclass(frozen=True)
+class Metric:
+    """A number of the points of one router on one part, NaN where it doesn't exist.
+
+    ``told``: its head in the table of metrics; empty for those that stand in tables of their own. ``cost``: whether it
+    is a cost, in the unit of costs. ``times``: what the table multiplies it by, such as 100 for percent.
+    """
+
+    number: Callable[[Sequence[OperatingPoint], Yardstick], float]
+    told: str = ""
+    cost: bool = False
+    times: float = 1.0
+
+    def __call__(self, points: Sequence[OperatingPoint], by: Yardstick) -> float:
+        """The number of these points."""
+        return self.number(points, by)
+
+
+METRICS: Registry[Metric] = Registry(
+    "metric",
+    "offramp.metrics",
+    {
+        "area": Metric(area),
+        "cost_at_error": Metric(cost_at_error, cost=True),
+        "speedup": Metric(speedup),
+        "oracle_share": Metric(oracle_share),
+    },
+)
+"""Metrics by name. A new one is a function and a line here; summary and table take it from this registry."""

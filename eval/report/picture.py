@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from offramp.cascades.graph.hull import lower_hull
-from offramp.eval.report.verdict import NAMES
+from offramp.eval.report.routers import routers
 from offramp.features.outputs import Floats
+from offramp.oracles.router import Look
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,30 +29,6 @@ BAND = "95 % interval"
 PLACES = (((7, 6), "left"), ((-7, -13), "right"), ((7, -13), "left"), ((-7, 6), "right"), ((7, 18), "left"))
 
 
-@dataclass(frozen=True)
-class Look:
-    """How a router is drawn: told apart by colour, and without colour by line and marker."""
-
-    colour: str
-    line: str
-    marker: str
-    width: float = 1.4
-
-
-# Colours of Okabe and Ito, which the colour-blind can tell apart; in the order of the legend.
-LOOKS = {
-    "policy": Look("#0072B2", "-", "o", 2.4),
-    "joint": Look("#D55E00", "--", "s"),
-    "entropy": Look("#56B4E9", "-.", "v"),
-    "myopic": Look("#E69F00", "-.", "^"),
-    "gates": Look("#AA3377", "--", "P"),
-    "uniform": Look("#777777", ":", ""),
-    "soft_oracle": Look("#009E73", "-", "D"),
-    "hard_oracle": Look("#CC79A7", "--", "x"),
-    "single": Look("#000000", "", "*"),
-}
-
-
 def frontier_picture(frame: pd.DataFrame, unit: str, examples: int, note: str = "") -> Figure:
     """Error (%) against mean cost (``unit``) of every router on the part that the frame's last rows are of.
 
@@ -69,14 +45,15 @@ def frontier_picture(frame: pd.DataFrame, unit: str, examples: int, note: str = 
     figure = Figure(figsize=INCHES, layout="constrained")
     axes = figure.add_subplot()
     scale(axes, tested["cost"].to_numpy(float))
-    for router, look in LOOKS.items():
-        rows = (tested["router"] == router).to_numpy()
+    # Single stages last: where their names may stand depends on what is drawn.
+    for name, router in sorted(routers().items(), key=lambda item: item[0] == "single"):
+        rows = (tested["router"] == name).to_numpy()
         points, picked_on = tested[rows], chosen[rows]
-        if router == "single" and rows.any():
-            _draw_singles(axes, points, look, NAMES[router])
-        elif rows.any():
+        if name == "single" and rows.any():
+            _draw_singles(axes, points, router.look, router.told)
+        elif rows.any() and router.picture:
             hull = lower_hull(picked_on["cost"].to_numpy(float), picked_on["error"].to_numpy(float))
-            _draw_line(axes, points.iloc[hull], look, NAMES[router], band=router == "policy")
+            _draw_line(axes, points.iloc[hull], router.look, router.told, band=name == "policy")
     axes.set_xlabel(f"mean cost ({unit})")
     axes.set_ylabel("error (%)")
     axes.set_title(f"Error against cost on the {part} part, {examples:,} unseen examples", fontsize=10, loc="left")

@@ -15,7 +15,8 @@ from offramp.cascades.graph.hull import lower_hull
 from offramp.cascades.graph.routing import OperatingPoint
 from offramp.eval.report.intervals import BOOTSTRAP, Bootstrap, Estimate, estimate, interval, ratio, resampled
 from offramp.eval.report.metrics import METRICS, TINY, Yardstick, area, area_along, cost_along, costs_errors, yardstick
-from offramp.eval.report.verdict import THRESHOLDS, verdict
+from offramp.eval.report.routers import rivals
+from offramp.eval.report.verdict import verdict
 from offramp.features.outputs import Floats, Ints
 
 MARGINS = (0.0, 0.005, 0.01, 0.02)
@@ -93,7 +94,7 @@ def summarise(
             "best_single": {"stage": here.family, **_described(contest.best, contest)},
             "area": {"from": contest.by.cheapest[0], "to": contest.by.end, **_areas(contest)},
             "routers": {name: [_margin(name, margin, contest) for margin in margins] for name in contest.rows},
-            "rivals": {name: _duels(name, margins, contest) for name in THRESHOLDS if name in contest.rows},
+            "rivals": {name: _duels(name, margins, contest) for name in rivals() if name in contest.rows},
             "budgets": [_budget(share, contest) for share in BUDGETS],
             "hindsight": _hindsight(tested, margins, contest),
         }
@@ -196,9 +197,7 @@ def _areas(contest: Contest) -> dict[str, Any]:
         "routers": {name: estimate(here, contest.how) for name, here in drawn.items()},
         "above_singles": {name: estimate(here - drawn["single"], contest.how) for name, here in drawn.items()},
         "policy_above": {
-            name: estimate(drawn["policy"] - drawn[name], contest.how)
-            for name in (*THRESHOLDS, "gates")
-            if name in drawn
+            name: estimate(drawn["policy"] - drawn[name], contest.how) for name in (*rivals(), "gates") if name in drawn
         },
     }
 
@@ -243,6 +242,6 @@ def _hindsight(tested: Sequence[OperatingPoint], margins: Sequence[float], conte
         within = [cost[error <= best_error + margin + TINY] for margin in margins]
         found[name] = {
             "speedup": [float(ratio(best_cost, costs.min())) if len(costs) else None for costs in within],
-            "on_hull": {metric: number(points, contest.by) for metric, number in METRICS.items()},
+            "on_hull": {key: metric(points, contest.by) for key, metric in METRICS.items()},
         }
     return {"picked_on_test": True, "note": HINDSIGHT, "margins": list(margins), "routers": found}

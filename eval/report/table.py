@@ -8,13 +8,15 @@ from math import floor, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from offramp.eval.report.verdict import NAMES
+from offramp.eval.report.metrics import METRICS
+from offramp.eval.report.routers import routers
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from offramp.oracles.router import Router
+
 WIDTH = 100
-ROUTERS = ("policy", "joint", "entropy", "myopic", "uniform", "single", "soft_oracle")
 STYLES = {"policy_ahead": "bold green", "threshold_as_good": "bold", "behind": "bold yellow", "no_help": "bold yellow"}
 
 Record = Mapping[str, Any]
@@ -33,7 +35,7 @@ def show(summary: Record, files: Sequence[Path] = (), stream: TextIO | None = No
     console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
     verdict = summary["verdict"]
     with console.capture() as capture:
-        for table in (budget_table(summary), speed_table(summary)):
+        for table in (budget_table(summary), speed_table(summary), *metric_table(summary)):
             console.print(table)
         console.print(Text(verdict["text"], STYLES.get(verdict["code"], "")))
         for file in files:
@@ -68,18 +70,40 @@ def speed_table(summary: Record) -> Table:
     best = summary["best_single"]
     error, cost = 100 * best["tested"]["error"]["value"], number(best["tested"]["cost"]["value"])
     table = plain_table(f"Times cheaper than {best['stage']}: {cost} {summary['unit']}, error {error:.2f} %")
-    records = {name: summary["routers"][name] for name in ROUTERS if name in summary["routers"]}
     table.add_column("points of error allowed (used)")
-    for record in records["policy"]:
+    records = summary["routers"]["policy"]
+    for record in records:
         table.add_column(f"{100 * record['margin']:g}", justify="right")
-    for name, margins in records.items():
-        table.add_row(NAMES[name], *map(_speed, margins))
-    if any((record.get("oracle_share") or {}).get("value") is not None for record in records["policy"]):
-        shares = [record.get("oracle_share") or {"value": None} for record in records["policy"]]
+    for name, router in shown_routers(summary["routers"]).items():
+        table.add_row(router.told, *map(_speed, summary["routers"][name]))
+    if any((record.get("oracle_share") or {}).get("value") is not None for record in records):
+        shares = [record.get("oracle_share") or {"value": None} for record in records]
         texts = ["-" if share["value"] is None else f"{100 * share['value']:.0f} %" for share in shares]
         table.add_section()
         table.add_row("share of the oracle's saving", *texts)
     return table
+
+
+def metric_table(summary: Record) -> list[Table]:
+    """Per router the metrics that have no table of their own, on the test part's hull; none if all of them have."""
+    told = {name: metric for name, metric in METRICS.items() if metric.told}
+    if not told:
+        return []
+    table = plain_table(f"On the hull of {summary['tested_on']['part']}, in hindsight")
+    table.add_column("")
+    for metric in told.values():
+        table.add_column(f"{metric.told}, {summary['unit']}" if metric.cost else metric.told, justify="right")
+    found = summary["hindsight"]["routers"]
+    for name, router in shown_routers(found).items():
+        values = [found[name]["on_hull"].get(key) for key in told]
+        scaled = (v if v is None else m.times * v for v, m in zip(values, told.values(), strict=True))
+        table.add_row(router.told, *map(number, scaled))
+    return [table]
+
+
+def shown_routers(there: Record) -> dict[str, Router]:
+    """Of the routers that are there, those that tables show, in order."""
+    return {name: router for name, router in routers().items() if router.table and name in there}
 
 
 def number(value: float | None) -> str:

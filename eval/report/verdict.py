@@ -5,20 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-NAMES = {
-    "policy": "learned policy",
-    "joint": "jointly tuned thresholds",
-    "entropy": "entropy thresholds at every exit",
-    "myopic": "thresholds set one by one",
-    "gates": "gates trained for each price",
-    "uniform": "random mix",
-    "single": "single stage",
-    "soft_oracle": "soft oracle",
-    "hard_oracle": "hard oracle",
-}
-"""What sentences, tables and pictures call the routers."""
-THRESHOLDS = ("joint", "entropy", "myopic")
-"""The simple rivals of a learned policy."""
+from offramp.eval.report.routers import routers
 
 Record = Mapping[str, Any]
 
@@ -34,7 +21,7 @@ def verdict(summary: Record) -> dict[str, str]:
     """
     rivals: Record = summary["rivals"]
     rival = min(rivals, key=lambda name: float(rivals[name]["chosen_area"] or 0.0), default="")
-    simple = NAMES.get(rival, "")
+    simple = routers()[rival].told if rival else ""
     difference: Record | None = summary["area"]["policy_above"].get(rival)
     duels = rivals[rival]["margins"] if rival else []
     wins = [duel for duel in duels if duel["cheaper"] == "policy"]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from offramp.cascades.graph.hull import lower_hull
-from offramp.eval.report.picture import INCHES, LOOKS, scale
+from offramp.eval.report.picture import INCHES, scale
+from offramp.eval.report.routers import routers
 from offramp.eval.tuning.choose import Result
 from offramp.eval.tuning.problem import Problem
 from offramp.eval.tuning.study import FOUND, SLOT, done
@@ -29,7 +30,7 @@ def importance_picture(importance: Mapping[str, float], trials: int) -> Figure:
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel("share of the variance (%)")
     if shown:
-        axes.barh([name for name, _ in shown], [100 * v for _, v in shown], color=LOOKS["policy"].colour)
+        axes.barh([name for name, _ in shown], [100 * v for _, v in shown], color=routers()["policy"].look.colour)
         axes.grid(True, axis="x", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
     else:
@@ -63,10 +64,10 @@ def pareto_picture(problem: Problem, result: Result, front: Sequence[Mapping[str
         across, up = [p["cost"] for p in points], [100 * p["error"] for p in points]
         axes.plot(across, up, ".", color="#999999", label="trials", zorder=2)
     if front:
-        look = LOOKS["joint"]
+        look = routers()["joint"].look
         across, up = [p["cost"] for p in front], [100 * p["error"] for p in front]
         axes.plot(across, up, look.line, color=look.colour, linewidth=look.width, label="best of all trials", zorder=3)
-    look = LOOKS["policy"]
+    look = routers()["policy"].look
     axes.plot(cost[hull], 100 * error[hull], look.line, color=look.colour, label="plain frontier", zorder=4)
     axes.plot([star["cost"]], [100 * star["error"]], "*", color="#000000", markersize=11, label="policy kept", zorder=5)
     if problem.target.budget is not None:

@@ -2,7 +2,8 @@ import re
 
 import pytest
 
-from offramp.eval.report.verdict import NAMES, THRESHOLDS, verdict
+from offramp.eval.report.routers import rivals, routers
+from offramp.eval.report.verdict import verdict
 
 
 def estimate(low, high):
@@ -129,4 +130,5 @@ def test_the_rival_is_the_better_one_on_the_part_that_points_are_chosen_on():
 
 
 def test_every_rival_has_a_name():
-    assert set(THRESHOLDS) < set(NAMES)
+    assert rivals() == ("joint", "entropy", "myopic")
+    assert all(routers()[name].told for name in rivals())
