@@ -31,7 +31,6 @@ from offramp.cascades.graph.routing import Routing, largest
 from offramp.cascades.graph.topology import parse_topology, unroll
 from offramp.cascades.learning.points import fit_points
 from offramp.cascades.learning.targets import Target, expected_of, solve
-from offramp.eval.frontier import fit_settings
 from offramp.eval.report.intervals import Estimate, interval
 from offramp.features.errors import InputError
 
@@ -43,7 +42,7 @@ def measure(data: DataFolder, seed: int) -> list[dict[str, object]]:
     """A row a target and way of telling costs."""
     routes = unroll(parse_topology("_".join(data.costs.stages), tuple(data.costs.stages)), data.costs)
     parts = {name: part.of(routes.stages) for name, part in resplit(data, seed).parts.items()}
-    fitted, picking = fit_points(parts["fit"], parts.get("tune"), routes, DEFAULT.points, fit_settings(DEFAULT))
+    fitted, picking = fit_points(parts["fit"], parts.get("tune"), routes, DEFAULT.points, DEFAULT.fit_settings())
     reference = float(picking.there.wrong[:, largest(routes)].mean())
     points = len(fitted.names) - len(fitted.mixtures)
     tested = fitted.route(parts["test"])[:points]

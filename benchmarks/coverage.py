@@ -42,8 +42,8 @@ from offramp.cascades.graph.topology import parse_topology, unroll
 from offramp.cascades.learning.answers import LOSSES
 from offramp.cascades.learning.outcomes import single_outcomes
 from offramp.cascades.learning.points import Fitted, Picking, fit_points
+from offramp.cascades.learning.recipe import Recipe
 from offramp.cascades.learning.targets import Target, expected_of, solve
-from offramp.eval.frontier import Settings, fit_settings
 from offramp.eval.guarantees.bounds import _most, _score, betting_p, paired_p, slack_for
 from offramp.eval.guarantees.certificate import Points, budget_sequence, within_budget
 from offramp.eval.guarantees.claims import COST_SHARE, Claim, Levels, certify_points, cost_bound, cost_p, fixed_sequence
@@ -94,7 +94,7 @@ def worlds(data: Outputs, routes: Routes, seed: int) -> Iterator[tuple[str, Worl
     half = min(len(data) // 2, FIT)
     others = np.sort(order[half : half + WORLD])
     fit, rest = data.take(np.sort(order[:half]), "fit"), data.take(others, "certify")
-    how = fit_settings(Settings(topology="", points=POINTS, seed=seed))
+    how = Recipe("", points=POINTS, seed=seed).fit_settings()
     fitted, picking = fit_points(fit, None, routes, POINTS, how)
     assert routes.alone is not None
     top, best = largest(routes), int(picking.there.wrong.mean(axis=0).argmin())

@@ -24,13 +24,14 @@ from scipy.stats import t
 
 from offramp.cascades.files.datafolder import DataFolder, read_folder
 from offramp.cascades.graph.topology import parse_topology, unroll
-from offramp.eval.frontier import Settings, operating_points
+from offramp.cascades.learning.recipe import Recipe
 from offramp.eval.report.metrics import area, speedup, yardstick
+from offramp.eval.report.routers import operating_points
 from offramp.eval.report.summary import MARGINS, summarise
 from offramp.features.outputs import Outputs
 
-DEFAULT = Settings(topology="", points=50)
-SETTINGS: dict[str, Settings] = {
+DEFAULT = Recipe("")
+SETTINGS: dict[str, Recipe] = {
     "default": DEFAULT,
     **{
         family: replace(DEFAULT, policies=(family,))
@@ -73,7 +74,7 @@ def resplit(data: DataFolder, seed: int) -> DataFolder:
     )
 
 
-def measure(data: DataFolder, name: str, settings: Settings, seed: int) -> list[dict[str, object]]:
+def measure(data: DataFolder, name: str, settings: Recipe, seed: int) -> list[dict[str, object]]:
     topology = settings.topology or "_".join(data.costs.stages)
     routes = unroll(parse_topology(topology, tuple(data.costs.stages)), data.costs)
     start = time.perf_counter()

@@ -9,6 +9,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from offramp.cascades.command.console import show as printed
 from offramp.cascades.command.settings import guard, parse
 from offramp.eval.guarantees.certificate import Aim, Record, aim_of, attempt_of, certify, tried
 from offramp.eval.guarantees.claims import LEAST_GROUP, Claim
@@ -100,7 +101,7 @@ def run(settings: Settings) -> int:
         notes = [*on_trust, *tried(record.attempts, attempt)]
         if done.certificate is None:
             notes += record.put_down()
-            _print([none_text(done, deployment, aim, settings.delta), *notes])
+            printed([none_text(done, deployment, aim, settings.delta), *notes], wrap=True, close=True)
             return NONE_CERTIFIED
         from offramp.eval.guarantees.reference import reference_of
 
@@ -209,7 +210,7 @@ def show(deployment: Deployment, done: Done, aim: Aim, origin: str, notes: Seque
     if small := [f"{name} ({size})" for name, size in done.sizes.items() if size < LEAST_GROUP]:
         more = f" and {len(small) - NAMED} more" if len(small) > NAMED else ""
         lines.append(f"No bound for groups of fewer than {LEAST_GROUP} examples: {', '.join(small[:NAMED])}{more}.")
-    _print([head, table, *lines, *notes])
+    printed([head, table, *lines, *notes], wrap=True, close=True)
 
 
 def _points(value: float, bound: float, sign: str) -> tuple[str, str]:
@@ -237,28 +238,6 @@ def _told(deployment: Deployment) -> str:
     from offramp.cascades.learning.answers import LOSSES
 
     return LOSSES[deployment.fitted.sweep.loss].told
-
-
-def _print(lines: Sequence[Any]) -> None:
-    """Tables and lines, at most as wide as the other commands'; letters that a terminal lacks are no reason to stop."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from offramp.eval.report.table import WIDTH
-
-    if sys.stdout is None:  # closed before the program began
-        return
-    console = Console(markup=False, emoji=False, highlight=False)
-    console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
-    with console.capture() as capture:
-        for line in lines:
-            console.print(
-                line,
-                soft_wrap=isinstance(line, str) and line.startswith("  "),
-                end="" if isinstance(line, Table) else "\n",
-            )
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(capture.get().encode(encoding, "replace").decode(encoding))
 
 
 if __name__ == "__main__":

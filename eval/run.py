@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from offramp.cascades.images.images import Images
     from offramp.cascades.learning.points import Fitted
     from offramp.cascades.models.zoo import StageModel
-from offramp.cascades.command.progress import watching
+from offramp.cascades.command.progress import steps
 from offramp.cascades.files.provenance import PICTURES, fitted_on, home, noted, refuse_other_networks, unseen_rows
 from offramp.eval.measured.promises import held_against, promised, warnings_of
 from offramp.eval.measured.trial import Pick, Trial
@@ -146,7 +146,7 @@ def run(settings: Settings) -> None:
     refuse_overwritten(settings)
     folder = None if settings.out is None else writable(settings.out, "--out", FILES)
     data, routes = read_data(settings, deployment)
-    with watching() as step:
+    with steps() as step:
         import torch
 
         from offramp.cascades.models.probing import pick_device
@@ -322,13 +322,12 @@ def pick_cascades(settings: Settings, data: DataFolder, routes: Routes) -> tuple
     from offramp.cascades.files.policies import read_policies
     from offramp.cascades.graph.routing import largest
     from offramp.cascades.learning.points import cheapest_within, fit_points
-    from offramp.eval.frontier import Settings as Frontier
-    from offramp.eval.frontier import fit_settings
+    from offramp.cascades.learning.recipe import Recipe
 
     dearest = largest(routes)
     if settings.policies is None:
         topology = settings.topology or ""
-        how = fit_settings(Frontier(topology=topology, loss=settings.loss, pooled=False, seed=settings.seed))
+        how = Recipe(topology, loss=settings.loss, pooled=False, seed=settings.seed).fit_settings()
         parts = {name: outputs.of(routes.stages) for name, outputs in data.parts.items()}
         fitted, picking = fit_points(parts["fit"], parts.get("tune"), routes, settings.points, how)
         cost = np.array([routing.mean_cost for routing in picking.routings])
@@ -408,12 +407,11 @@ def picked_on(path: Path, points: int, largest: str) -> tuple[Any, Any, float]:
 
 def show(report: Mapping[str, Any]) -> None:
     """Print the side-by-side table and the break-even lines."""
-    from rich.console import Console
+    from rich.text import Text
 
+    from offramp.cascades.command import console
     from offramp.eval.report.table import number, plain_table
 
-    console = Console(markup=False, emoji=False, highlight=False)
-    console.width = min(console.width, WIDE) if console.is_terminal else WIDE
     here, rows = report["about"], report["systems"]
     words = "compiled, " if here["compiled"] else ""
     table = plain_table(
@@ -435,40 +433,40 @@ def show(report: Mapping[str, Any]) -> None:
             f"{100 * row['error']:.2f}",
             f"{100 * row['extra_error']:+.2f} [{100 * row['extra_low']:+.2f}, {100 * row['extra_high']:+.2f}]",
         )
-    console.print(table)
+    lines: list[str] = []
     if here["left_out"]:
-        console.print(f"{here['left_out']:,} images were left out: the policies were fitted on them.")
+        lines.append(f"{here['left_out']:,} images were left out: the policies were fitted on them.")
     if here["broken"]:
-        console.print(f"{here['broken']:,} images were left out: they are broken.")
+        lines.append(f"{here['broken']:,} images were left out: they are broken.")
     apart = here["logits_apart"]
     if apart is not None and apart > APART:
-        console.print(
+        lines.append(
             f"The networks answer otherwise than in the data folder (logits differ by up to {number(apart)}): are they "
             "those that it was made with?"
         )
     if not here["known"]:
-        console.print(
+        lines.append(
             "The data folder knows none of these images: if they stand in it under other names, the errors are too low."
         )
     for row in rows:
         if "routed_as_stored" in row:
             shares = ", ".join(f"{100 * row[f'share_{stage}']:.0f} % at {stage}" for stage in stages)
             same = f"{row['routed_as_stored']:,} of {here['images']:,} examples"
-            console.print(
+            lines.append(
                 f"{row['system']}: exits {shares}; routed and answered as from outputs in whole batches: {same}."
             )
-    for line in promised(report.get("policy")):
-        console.print(line)
+    lines += promised(report.get("policy"))
     for line in report["break_even"]:
         share = line["pays_above"]
         pays = "can't pay" if share is None else f"pays above {100 * share:.0f} % exits"
         says = f"at batch {line['batch']} the exit at {line['stage']} {pays}; now {100 * line['stops']:.0f} %"
-        console.print(f"{line['system']}: {says} (then comes {line['following']}).")
+        lines.append(f"{line['system']}: {says} (then comes {line['following']}).")
     for row in report["queue"] or ():
-        console.print(
+        lines.append(
             f"{row['system']}, requests of {row['request']}: {number(row['ms_per_image'])} ms an image gathered across "
             f"requests, {number(row['ms_per_image_alone'])} one request at a time."
         )
+    console.show([table, *map(Text, lines)], width=WIDE)
 
 
 if __name__ == "__main__":

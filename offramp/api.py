@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from offramp.cascades.learning.points import Fitted, Picking
     from offramp.live import Cascade
 
-LEAST_EXAMPLES = 50
-"""Fewer than ten examples a fold can't tell one rule from another."""
-
 SUMS_TO_ONE = 1e-3
 """Rows whose sums are as near to one as this, and lie between 0 and 1, look like probabilities."""
 
@@ -220,12 +217,16 @@ def fit(
     """
     from offramp.cascades.graph.topology import parse_topology, unroll
     from offramp.cascades.learning.points import fit_points
+    from offramp.cascades.learning.recipe import Recipe
+    from offramp.policies import DEFAULT_POLICIES
 
     routes = unroll(parse_topology(topology, tuple(data.costs.stages)), data.costs)
-    for part in (data, tune):
-        if part is not None and len(part) < LEAST_EXAMPLES:
-            raise InputError(f"at least {LEAST_EXAMPLES} examples", str(len(part)), part.name)
-    how = _settings(loss, policies, answer, calibrate, agreement, pooled, seed, data)
+    names = DEFAULT_POLICIES if policies is None else tuple(policies)
+    recipe = Recipe(topology, data.name, loss, names, answer, calibrate, agreement, pooled, points, seed)
+    how = recipe.fit_settings()
+    for part, there in (("fit", data), ("tune", tune)):
+        if there is not None:
+            recipe.refuse_unfit({part: there.outputs}, there.name)
     learnt = replace(data.outputs.of(routes.stages), part="fit")
     picked = None if tune is None else replace(tune.outputs.of(routes.stages), part="tune")
     fitted, picking = fit_points(learnt, picked, routes, points, how)
@@ -256,18 +257,9 @@ class Frontier:
 
         Raises InputError where ``test`` lacks a stage, or shares examples with what was learned from.
         """
-        from offramp.cascades.learning.answers import LOSSES
-        from offramp.cascades.learning.outcomes import single_outcomes
-        from offramp.oracles import ORACLES
+        from offramp.eval.report.routers import compared
 
-        unseen = replace(self._unseen(test, "test"), part="test")
-        picked, reported = self.fitted.points(self.picking.routings), self.fitted.points(self.fitted.route(unseen))
-        sweep = self.fitted.sweep
-        outcomes = single_outcomes(unseen, LOSSES[sweep.loss], sweep.reader.calibration)
-        prices = sweep.prices[np.isfinite(sweep.prices)]
-        for oracle in ORACLES.values():
-            picked += oracle(self.picking.fit, self.picking.there, self.routes, prices)
-            reported += oracle(self.picking.fit, outcomes, self.routes, prices)
+        picked, reported = compared(self.fitted, self.picking, replace(self._unseen(test, "test"), part="test"))
         return Evaluation(self, picked, reported, self.settings.seed)
 
     def pick(
@@ -464,6 +456,7 @@ class Point:
         Raises InputError where nothing can be certified, and says what would help.
         """
         from offramp.cascades.files.validation import check_outputs
+        from offramp.cascades.learning.recipe import LEAST_EXAMPLES
         from offramp.eval.guarantees.certificate import aim_of, attempt_of, certify
         from offramp.eval.guarantees.holdout import refuse_repeated
         from offramp.eval.guarantees.reference import reference_of
@@ -591,34 +584,6 @@ def _unlabelled(scores: Mapping[str, Any], fitted: Fitted) -> Outputs:
             raise InputError(f"logits ({n}, {classes})", f"{array.dtype} of shape {array.shape}", f"stage {name!r}")
     made = tuple(Stage(name, logits=_finite(array, name)) for name, array in arrays.items())
     return Outputs(made, np.zeros(n, np.int64), np.arange(n), PARTS[-1], classes)
-
-
-def _settings(
-    loss: str,
-    policies: Sequence[str] | None,
-    answer: str,
-    calibrate: bool,
-    agreement: bool,
-    pooled: bool,
-    seed: int,
-    data: Data,
-) -> FitSettings:
-    from offramp.cascades.learning.answers import ANSWERS, LOSSES
-    from offramp.cascades.learning.fit import FitSettings
-    from offramp.features.confidence import TOP
-    from offramp.features.evidence import EvidenceSettings
-    from offramp.policies import DEFAULT_POLICIES, POLICIES
-
-    names = tuple(DEFAULT_POLICIES if policies is None else policies)
-    for what, given, there in (("loss", [loss], LOSSES), ("policies", names, POLICIES), ("answer", [answer], ANSWERS)):
-        if unknown := [name for name in given if name not in there]:
-            raise InputError(f"one of {', '.join(there)}", repr(unknown[0]), what)
-    if "gate" in names and not any("gate" in stage.measured for stage in data.outputs.stages):
-        raise InputError("stages with gates", "none", "policies")
-    ranks = max(TOP, LOSSES[loss].ranks)
-    measured = ("gate",) if "gate" in names else ()
-    evidence = EvidenceSettings(calibrate, agreement=agreement, pooled=pooled, measured=measured, ranks=ranks)
-    return FitSettings(names, answer, loss, evidence, seed)
 
 
 # --- arrays of any kind

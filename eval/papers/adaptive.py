@@ -98,12 +98,12 @@ def savings(name: str, data: DataFolder, settings: AdaptiveSettings) -> list[Sav
     """Every router at every allowance, for one network: its exits in a chain, as in the paper."""
     from offramp.cascades.graph.topology import parse_topology, unroll
     from offramp.cascades.learning.points import ROUNDING, cheapest_within
-    from offramp.eval.frontier import Settings as Frontier
-    from offramp.eval.frontier import operating_points
+    from offramp.cascades.learning.recipe import Recipe
+    from offramp.eval.report.routers import operating_points
 
     exits = tuple(data.costs.stages)
     routes = unroll(parse_topology(">".join(exits), exits), data.costs)
-    how = Frontier(topology="", loss=settings.loss, points=settings.points, pooled=False, seed=settings.seed)
+    how = Recipe("", loss=settings.loss, points=settings.points, pooled=False, seed=settings.seed)
     picked, tested, _ = operating_points(how, data, routes)
     whole = data.costs.step((), exits[-1])
     wrong = {

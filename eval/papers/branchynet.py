@@ -271,10 +271,9 @@ class Case:
     def fitted(self, routes: Routes) -> tuple[Fitted, Picking]:
         """Learned policies on routes, and what one of them is picked by, both from the fit part."""
         from offramp.cascades.learning.points import fit_points
-        from offramp.eval.frontier import Settings as Frontier
-        from offramp.eval.frontier import fit_settings
+        from offramp.cascades.learning.recipe import Recipe
 
-        how = fit_settings(Frontier(topology="", pooled=False, seed=self.settings.seed))
+        how = Recipe("", pooled=False, seed=self.settings.seed).fit_settings()
         return fit_points(self.data.parts["fit"].of(routes.stages), None, routes, 50, how)
 
     # --- what is run

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from offramp.oracles.router import Look, Router
 
 if TYPE_CHECKING:
-    from offramp.cascades.graph.routing import OperatingPoint
+    from offramp.cascades.files.datafolder import DataFolder
+    from offramp.cascades.graph.routing import OperatingPoint, Routes
     from offramp.cascades.learning.points import Fitted, Picking, Step
+    from offramp.cascades.learning.recipe import Recipe
     from offramp.features.outputs import Outputs
 
 LEARNED = {
@@ -29,6 +31,20 @@ def routers() -> dict[str, Router]:
 def rivals() -> tuple[str, ...]:
     """The simple rivals of a learned policy."""
     return tuple(name for name, router in routers().items() if router.rival)
+
+
+def operating_points(
+    recipe: Recipe, data: DataFolder, routes: Routes, step: Step | None = None
+) -> tuple[list[OperatingPoint], list[OperatingPoint], Fitted]:
+    """Every router's points on the part they are picked on, the same on the test part, and the fitted cascades.
+
+    Picked on the tune part if there is one; else on the fit part, the policies' points then being cross-fitted.
+    """
+    from offramp.cascades.learning.points import fit_points, silent
+
+    parts, step = {name: outputs.of(routes.stages) for name, outputs in data.parts.items()}, step or silent
+    fitted, picking = fit_points(parts["fit"], parts.get("tune"), routes, recipe.points, recipe.fit_settings(), step)
+    return *compared(fitted, picking, parts["test"], step), fitted
 
 
 def compared(

@@ -24,10 +24,9 @@ from offramp.cascades.graph.topology import parse_topology, unroll
 from offramp.cascades.learning.answers import LOSSES
 from offramp.cascades.learning.outcomes import single_outcomes
 from offramp.cascades.learning.points import Mixture, digest_of, fit_points
+from offramp.cascades.learning.recipe import Recipe
 from offramp.cascades.learning.targets import Target, expected_of, solve
 from offramp.eval.certify import NONE_CERTIFIED, main, none_text
-from offramp.eval.frontier import Settings as Frontier
-from offramp.eval.frontier import fit_settings
 from offramp.eval.guarantees.bounds import binomial_p, paired_p
 from offramp.eval.guarantees.certificate import (
     BELOW,
@@ -245,7 +244,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = keep_back(read_folder(folder / "data"), KEPT, 0)
     routes = unroll(parse_topology("a_g_r", tuple(data.costs.stages)), data.costs)
     fit = data.parts["fit"].of(routes.stages)
-    how = fit_settings(Frontier(topology="a_g_r"))
+    how = Recipe("a_g_r").fit_settings()
     fitted, picking = fit_points(fit, None, routes, POINTS, how)
     reference = float(picking.there.wrong[:, largest(routes)].mean())
     targets = {

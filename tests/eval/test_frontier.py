@@ -28,7 +28,8 @@ from offramp.cascades.graph.routing import coins, mixed
 from offramp.cascades.learning.answers import LOSSES
 from offramp.cascades.learning.chains import route_chain
 from offramp.cascades.learning.outcomes import single_outcomes
-from offramp.eval.frontier import FILES, LEAST_EXAMPLES, Settings, main
+from offramp.cascades.learning.recipe import LEAST_EXAMPLES
+from offramp.eval.frontier import FILES, Settings, main
 
 ROOT = Path(__file__).resolve().parents[2]
 POINTS = 4
