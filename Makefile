@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: frontier run papers test benchmarks clean
+.PHONY: frontier run papers check test benchmarks clean
 
 frontier: $(VENV)/.installed  ## learn a cascade from the embedded outputs and draw its frontier
 	$(BIN)/python -m eval.frontier --topology a_g_r --out frontier
@@ -15,7 +15,13 @@ papers: $(VENV)/.installed-models  ## published tables with our numbers beside t
 	$(BIN)/python -m eval.papers adaptive --out papers
 	$(BIN)/python -m eval.papers differentiable --out papers
 
-test: $(VENV)/.installed-dev  ## linters, types and tests
+check: $(VENV)/.installed-dev  ## the lane of every day: linters, types, and the tests that find most in a minute or two
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test: $(VENV)/.installed-dev  ## linters, types and all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -42,7 +42,7 @@ def measure(data: DataFolder, seed: int) -> list[dict[str, object]]:
     """A row a target and way of telling costs."""
     routes = unroll(parse_topology("_".join(data.costs.stages), tuple(data.costs.stages)), data.costs)
     parts = {name: part.of(routes.stages) for name, part in resplit(data, seed).parts.items()}
-    fitted, picking = fit_points(parts["fit"], parts.get("tune"), routes, DEFAULT.points, DEFAULT.fit_settings())
+    fitted, picking = fit_points(parts["fit"], parts.get("tune"), routes, DEFAULT.points, DEFAULT.fit_settings)
     reference = float(picking.there.wrong[:, largest(routes)].mean())
     points = len(fitted.names) - len(fitted.mixtures)
     tested = fitted.route(parts["test"])[:points]

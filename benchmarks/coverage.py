@@ -94,7 +94,7 @@ def worlds(data: Outputs, routes: Routes, seed: int) -> Iterator[tuple[str, Worl
     half = min(len(data) // 2, FIT)
     others = np.sort(order[half : half + WORLD])
     fit, rest = data.take(np.sort(order[:half]), "fit"), data.take(others, "certify")
-    how = Recipe("", points=POINTS, seed=seed).fit_settings()
+    how = Recipe(points=POINTS, seed=seed).fit_settings
     fitted, picking = fit_points(fit, None, routes, POINTS, how)
     assert routes.alone is not None
     top, best = largest(routes), int(picking.there.wrong.mean(axis=0).argmin())

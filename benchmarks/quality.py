@@ -26,11 +26,11 @@ from offramp.cascades.files.datafolder import DataFolder, read_folder
 from offramp.cascades.graph.topology import parse_topology, unroll
 from offramp.cascades.learning.recipe import Recipe
 from offramp.eval.report.metrics import area, speedup, yardstick
-from offramp.eval.report.routers import operating_points
 from offramp.eval.report.summary import MARGINS, summarise
 from offramp.features.outputs import Outputs
+from offramp.oracles.comparing import operating_points
 
-DEFAULT = Recipe("")
+DEFAULT = Recipe(points=50)
 SETTINGS: dict[str, Recipe] = {
     "default": DEFAULT,
     **{

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from offramp.cascades.command.choices import default_policies, policy_names
 from offramp.cascades.command.progress import steps
 from offramp.cascades.command.settings import guard, parse
 from offramp.cascades.learning.recipe import Recipe
@@ -17,9 +18,52 @@ OTHER_STEPS = 15
 
 
 @dataclass(frozen=True)
-class Settings(Recipe):
-    """The flags of the command: a recipe, and where the files go."""
+class Settings:
+    """The flags of the command."""
 
+    topology: str = field(
+        metadata={
+            "help": "stages in order, each an unambiguous prefix of its name, all forward jumps allowed (a_g_r), "
+            "or the jumps themselves (a>g,r;g>r)"
+        }
+    )
+    data: str = field(
+        default="cifar10", metadata={"help": "name of embedded data (cifar10, imagenet), or a data folder"}
+    )
+    loss: str = field(
+        default="top1",
+        metadata={
+            "help": "what a mistake is: the answer is not the label; not among the five best; or the answer is "
+            "wrong where the last stage is right",
+            "choices": ("top1", "top5", "excess"),
+        },
+    )
+    policies: tuple[str, ...] = field(
+        default_factory=default_policies,
+        metadata={
+            "help": "policy families to choose from, on held-out folds",
+            "choices": policy_names,
+        },
+    )
+    answer: str = field(
+        default="fused",
+        metadata={
+            "help": "what is answered at an exit: the last stage's answer, the most trusted of those paid for, "
+            "or all of them fused",
+            "choices": ("last", "any", "fused"),
+        },
+    )
+    calibrate: bool = field(default=True, metadata={"help": "fit a temperature for each stage's logits"})
+    agreement: bool = field(default=True, metadata={"help": "let policies see how far the stages on a path agree"})
+    pooled: bool = field(
+        default=True, metadata={"help": "let policies look at the stages' pooled features, where the data has them"}
+    )
+    points: int = field(
+        default=50, metadata={"help": "operating points on the frontier", "minimum": 1, "maximum": 1000}
+    )
+    seed: int = field(
+        default=0, metadata={"help": "seed of splits, folds and bootstrap", "minimum": 0, "maximum": 2**31}
+    )
     out: Path = field(default=Path("frontier"), metadata={"help": "folder to write into; made if need be"})
 
 
@@ -31,16 +75,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(settings: Settings) -> None:
     """Read, fit, route, compare, write the files, print the tables."""
     from offramp.eval.report.files import writable
-    from offramp.eval.report.routers import operating_points
     from offramp.features.store.atomic import refuse_overwriting
 
     refuse_overwriting((("--out", settings.out / name) for name in FILES), [("--data", settings.data)])
     folder = writable(settings.out, "--out", FILES)
     with steps() as step:
         step("reading the data")
-        data, routes = settings.load()
+        recipe = Recipe.of(settings)
+        data, routes = recipe.load()
+        from offramp.oracles.comparing import operating_points
+
         step("reading the outputs", total=OTHER_STEPS + sum(map(bool, routes.children)))
-        chosen, tested, fitted = operating_points(settings, data, routes, step)
+        chosen, tested, fitted = operating_points(recipe, data, routes, step)
         step("comparing")
         from offramp.cascades.files.policies import policies_to_plain
         from offramp.eval.report.files import csv_bytes, frontier_frame, json_bytes, png_bytes

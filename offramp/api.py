@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from offramp.cascades.graph.costs import Costs, StageCost
+from offramp.cascades.learning.recipe import LEAST_EXAMPLES, Recipe
 from offramp.cascades.learning.targets import Expected, Target
 from offramp.features.errors import InputError
 from offramp.features.outputs import NO_ANSWER, PARTS, Floats, Ints, Outputs, Stage
@@ -217,16 +218,15 @@ def fit(
     """
     from offramp.cascades.graph.topology import parse_topology, unroll
     from offramp.cascades.learning.points import fit_points
-    from offramp.cascades.learning.recipe import Recipe
-    from offramp.policies import DEFAULT_POLICIES
 
     routes = unroll(parse_topology(topology, tuple(data.costs.stages)), data.costs)
-    names = DEFAULT_POLICIES if policies is None else tuple(policies)
-    recipe = Recipe(topology, data.name, loss, names, answer, calibrate, agreement, pooled, points, seed)
-    how = recipe.fit_settings()
-    for part, there in (("fit", data), ("tune", tune)):
-        if there is not None:
-            recipe.refuse_unfit({part: there.outputs}, there.name)
+    for part in (data, tune):
+        if part is not None and len(part) < LEAST_EXAMPLES:
+            raise InputError(f"at least {LEAST_EXAMPLES} examples", str(len(part)), part.name)
+    named = tuple(policies or ())
+    recipe = Recipe(topology, data.name, loss, named, answer, calibrate, agreement, pooled, points, seed)
+    how = recipe.fit_settings
+    recipe.refuse_gateless(data.outputs)
     learnt = replace(data.outputs.of(routes.stages), part="fit")
     picked = None if tune is None else replace(tune.outputs.of(routes.stages), part="tune")
     fitted, picking = fit_points(learnt, picked, routes, points, how)
@@ -257,9 +257,10 @@ class Frontier:
 
         Raises InputError where ``test`` lacks a stage, or shares examples with what was learned from.
         """
-        from offramp.eval.report.routers import compared
+        from offramp.oracles.comparing import compared
 
-        picked, reported = compared(self.fitted, self.picking, replace(self._unseen(test, "test"), part="test"))
+        unseen = replace(self._unseen(test, "test"), part="test")
+        picked, reported = compared(self.fitted, self.picking, unseen, self.routes)
         return Evaluation(self, picked, reported, self.settings.seed)
 
     def pick(
@@ -456,7 +457,6 @@ class Point:
         Raises InputError where nothing can be certified, and says what would help.
         """
         from offramp.cascades.files.validation import check_outputs
-        from offramp.cascades.learning.recipe import LEAST_EXAMPLES
         from offramp.eval.guarantees.certificate import aim_of, attempt_of, certify
         from offramp.eval.guarantees.holdout import refuse_repeated
         from offramp.eval.guarantees.reference import reference_of

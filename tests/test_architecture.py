@@ -90,6 +90,16 @@ def test_imports_go_one_way(path: Path) -> None:
             assert ORDER.index(top(name)) <= mine, f"{name} is downstream"
 
 
+def test_commands_are_doors_that_no_other_module_goes_through() -> None:
+    """What two commands share lies in a room; a command is imported by nobody but the console."""
+    doors = {name for name in MODULES if re.fullmatch(r"offramp\.eval\.\w+", name)} - {"offramp.eval.commands"}
+    doors = {name for name in doors if MODULES[name].name != "__init__.py"}
+    assert {"offramp.eval.frontier", "offramp.eval.run", "offramp.eval.certify"} <= doors
+    for name, path in MODULES.items():
+        named = {n.module for n in ast.walk(TREES[path]) if isinstance(n, ast.ImportFrom)}
+        assert not doors & named, f"{name} imports {', '.join(sorted(doors & named))}, a command"
+
+
 @each_file
 def test_types_come_from_upstream_too(path: Path) -> None:
     """What only a type checker reads goes the same way, but for a protocol's own folder."""

@@ -18,8 +18,11 @@ from offramp.cascades.graph.topology import parse_topology, unroll
 from offramp.cascades.learning.fit import FitSettings, fit_sweep
 from offramp.cascades.learning.recipe import Recipe
 from offramp.eval.report.intervals import Bootstrap, compare, resampled
-from offramp.eval.report.routers import operating_points
+from offramp.oracles.comparing import operating_points
 from offramp.policies import DEFAULT_POLICIES
+
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
 
 ROOT = Path(__file__).resolve().parents[1]
 PRICES = 8
@@ -111,7 +114,7 @@ def test_held_out_is_as_good_as_unseen(cifar10: DataFolder) -> None:
 def test_last_answers_do_not_beat_the_hard_oracle(request: pytest.FixtureRequest, name: str) -> None:
     """At every price, on either part: no routing of one entry loses and spends less than who knows the labels."""
     data: DataFolder = request.getfixturevalue(name)
-    settings = Recipe("a_g_r", points=PRICES, answer="last")
+    settings = Recipe(topology="a_g_r", points=PRICES, answer="last")
     routes = unroll(parse_topology(settings.topology, tuple(data.costs.stages)), data.costs)
     for points in operating_points(settings, data, routes)[:2]:
         oracle = [p for p in points if p.router == "hard_oracle" and p.price > 0]
@@ -125,7 +128,7 @@ def test_last_answers_do_not_beat_the_hard_oracle(request: pytest.FixtureRequest
 
 def test_points_stand_on_the_same_examples_in_the_same_order(cifar10: DataFolder) -> None:
     """A cascade of one stage that answers for itself errs where the baseline of that stage errs."""
-    settings = Recipe("a_g_r", points=2, answer="last", policies=("constant",))
+    settings = Recipe(topology="a_g_r", points=2, answer="last", policies=("constant",))
     routes = unroll(parse_topology(settings.topology, tuple(cifar10.costs.stages)), cifar10.costs)
     picked, tested, _ = operating_points(settings, cifar10, routes)
     assert [p.router for p in picked] == [p.router for p in tested]

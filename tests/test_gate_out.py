@@ -25,6 +25,9 @@ from offramp.eval.report.files import Folder, refuse_mixed, writable
 from offramp.features.errors import InputError
 from offramp.features.store.atomic import OLD, SETTLED, locked, refuse_overwriting, replacing, sweep
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -84,7 +84,7 @@ def _columns(shown: Sequence[str]) -> list[ProgressColumn]:
             """The speed in words."""
             return Text(f"{task.speed:,.0f} images/s" if task.speed else "")
 
-    known = {
+    known: dict[str, Callable[[], progress.ProgressColumn]] = {
         "text": lambda: progress.TextColumn("{task.description}"),
         "bar": progress.BarColumn,
         "count": progress.MofNCompleteColumn,

@@ -19,6 +19,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """What Pillow may take bytes for. Others stay out: for an EPS, say, it would start Ghostscript on the user's data."""
 
 
+LONGEST_SIDE = 32_768
+"""Pixels of a side at most: resizing a strip of millions takes minutes, and no photograph has as many."""
+
+
 def _decoded(data: bytes) -> PIL.Image.Image:
     """An image's first frame as ``rgb`` makes it; EXIF's orientation is not applied, as torchvision does not either."""
     from PIL import Image, UnidentifiedImageError
@@ -31,6 +35,10 @@ def _decoded(data: bytes) -> PIL.Image.Image:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+                if max(opened.size) > LONGEST_SIDE:
+                    raise _DecodingError(
+                        f"{opened.size[0]} x {opened.size[1]} pixels, more than {LONGEST_SIDE:,} a side"
+                    )
                 return rgb(opened)
         except (_DecodingError, MemoryError):
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 import struct
 import tarfile
 import zipfile
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.features.errors import InputError
+from offramp.features.store.opening import KINDS
 
 if TYPE_CHECKING:
     pass
@@ -71,6 +73,16 @@ class BrokenImage(InputError):  # noqa: N818 - named for what it is
         return BrokenImage, self._made_of
 
 
+def refuse_odd(path: Path) -> None:
+    """Raises InputError for a pipe, a socket or a device: opening one would wait for ever, or do something."""
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except (OSError, ValueError):  # who opens it says so
+        return
+    if kind not in (stat.S_IFREG, stat.S_IFDIR):
+        raise InputError("an image file, or a folder of them", KINDS.get(kind, "no regular file"), _shown(str(path)))
+
+
 class _DecodingError(Exception):
     """What is wrong with an image, in words."""
 
@@ -85,6 +97,7 @@ class _File:
 
     @classmethod
     def of(cls, path: Path) -> _File:
+        refuse_odd(path)
         found = path.stat()
         return cls(str(path.absolute()), found.st_size, found.st_mtime_ns)
 

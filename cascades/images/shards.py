@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -248,17 +249,35 @@ def _open_tars(path: Path) -> Images:
     return _made(path, numbers, classes, reader, ["tar", places, lengths], np.array(ids, np.str_))
 
 
+LARGEST_READ = 1 << 20
+"""Bytes of a header, or of a label, in a tar file: a PAX header that claims gigabytes would be read into memory."""
+
+
+class _Bounded(io.FileIO):
+    """A tar file of which no more than ``LARGEST_READ`` bytes are ever read at once."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Raises tarfile.ReadError where more is asked for."""
+        if size is None or not 0 <= size <= LARGEST_READ:
+            raise tarfile.ReadError(f"a header or a label of {size} bytes, more than {LARGEST_READ:,}")
+        return super().read(size)
+
+
 def _indexed(path: Path) -> dict[str, tuple[int, int, int | str]]:
     """Where the images of a tar file begin, how long they are, and their labels, by name, in the file's order."""
     pictures: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int | str] = {}
     alone: dict[str, str] = {}  # files that are nothing but a label, and so must have an image
     where = _shown(str(path))
+    stream = _Bounded(path)
     try:
-        archive = tarfile.open(path, "r:")  # noqa: SIM115 - closed below
+        archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115 - closed below
     except tarfile.ReadError as error:
+        stream.close()
+        if "a header or a label" in str(error):
+            raise
         raise InputError("a tar file that is not compressed (it is read here and there)", str(error), where) from error
-    with archive:
+    with stream, archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined, unused-ignore]  # or it keeps a million of them
             folder, _, base = member.name.rpartition("/")
@@ -273,8 +292,8 @@ def _indexed(path: Path) -> dict[str, tuple[int, int, int | str]]:
                     raise InputError(f"one image {key!r}", f"{pictures[key][0]} and {member.name}", where)
                 pictures[key] = (member.name, member.offset_data, member.size)
             elif end == "cls" or (end == "json" and key not in labels):
-                stream = archive.extractfile(member)
-                label = _label(stream.read() if stream else b"", end == "json")
+                content = archive.extractfile(member)
+                label = _label(content.read() if content else b"", end == "json")
                 if label is not None:
                     labels[key] = label
                 elif end == "cls":

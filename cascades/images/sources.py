@@ -12,7 +12,7 @@ from offramp.features.errors import InputError
 
 if TYPE_CHECKING:
     pass
-from offramp.cascades.images.files import _shown, _unreadable
+from offramp.cascades.images.files import _shown, _unreadable, refuse_odd
 from offramp.cascades.images.folder import _open_folder
 from offramp.cascades.images.npz import _open_npz
 from offramp.cascades.images.shards import _is_shards, _open_parquet, _open_tars
@@ -56,8 +56,10 @@ def open_images(where: str | Path, classes: Sequence[str] | None = None) -> Imag
     name, _, rest = text.partition(":")
     if name in SOURCES and rest:
         source, path = SOURCES[name], Path(rest).expanduser()
+        refuse_odd(path)
     else:
         path = Path(text).expanduser()
+        refuse_odd(path)
         with _unreadable(path):
             fitting = [source for source in SOURCES.values() if source.fits(path)]
         if not fitting:

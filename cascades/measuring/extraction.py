@@ -378,7 +378,7 @@ def read_json(path: Path, where: str) -> dict[str, Any]:
 
 def json_text(value: Any) -> bytes:
     """JSON that is the same for the same value."""
-    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def write_surely(path: Path, content: bytes) -> None:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from offramp.cascades.models.pickles import refuse_bombs
 from offramp.features.errors import InputError
 from offramp.features.store.atomic import replacing
+from offramp.features.store.opening import opened
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,6 +32,10 @@ COUNTER = "num_batches_tracked"
 """How the names of batch normalisation's counters end."""
 
 DIGEST_CHUNK = 1 << 20
+
+MOST_TENSORS = 100_000
+MOST_HEADER = 64 * 2**20
+"""Of a safetensors file: the largest networks have some thousand tensors, of a hundred bytes of header each."""
 
 SHOWN = 3
 """How many names or rows an error lists before it says "and … more"."""
@@ -55,13 +61,8 @@ def read_weights(path: Path) -> Weights:
     prefixes of nn.DataParallel and torch.compile are taken off. Raises InputError if the file is missing, broken, of
     another kind, or would run code.
     """
-    try:
-        if path.is_dir():
-            raise InputError("a file of weights", "a folder", str(path))
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise InputError("a file of weights that can be read", error.strerror or str(error), str(path)) from error
+    with opened(path, "a file of weights") as file:
+        head = file.read(16)
     if head[8:9] == b"{" or path.suffix == ".safetensors":
         return _read_safetensors(path)
     if head[:2] == b"PK" or head[:1] == b"\x80":
@@ -73,6 +74,12 @@ def read_weights(path: Path) -> Weights:
 def _read_safetensors(path: Path) -> Weights:
     from safetensors import SafetensorError, safe_open
 
+    with opened(path, "a file of weights") as file:
+        size = int.from_bytes(file.read(8), "little")
+        many = file.read(min(size, MOST_HEADER + 1)).count(b'"data_offsets"') if size <= MOST_HEADER else 0
+    if size > MOST_HEADER or many > MOST_TENSORS:
+        found = f"a header of {size:,} bytes with {many:,}"
+        raise InputError(f"a safetensors file of at most {MOST_TENSORS:,} tensors", found, str(path))
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is not iterable
@@ -84,6 +91,7 @@ def _read_safetensors(path: Path) -> Weights:
 def _read_torch(path: Path) -> Weights:
     import torch
 
+    refuse_bombs(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old kinds of pickle, just before they fail

@@ -417,7 +417,20 @@ def _file(what: str, pretrained: bool, where: str) -> Loaded:  # noqa: ARG001 a 
         raise InputError(
             f"an architecture: file:{text}@ARCHITECTURE, such as cifar_resnet20 or timm:NAME", found, where
         )
+    if not given and is_on_a_hub(architecture):
+        # a file is data: what it says must not send the program anywhere
+        expected = f"the architecture by your own word, as it is on a hub: file:{text}@{architecture}"
+        raise InputError(expected, "it in the file's notes alone", where)
     return _from_file(path, architecture, weights, where)
+
+
+def is_on_a_hub(architecture: str) -> bool:
+    """Whether building such a network asks a hub in the network.
+
+    >>> is_on_a_hub("timm:hf-hub:x/y"), is_on_a_hub("timm:resnet18"), is_on_a_hub("timm:x/y")
+    (True, False, True)
+    """
+    return "hub:" in architecture.replace("_", "-") or "/" in architecture
 
 
 def file_parts(what: str) -> tuple[str, str]:

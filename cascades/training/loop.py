@@ -228,6 +228,9 @@ def read_checkpoint(path: Path, about: Mapping[str, str], device: torch.device) 
     differs."""
     import torch
 
+    from offramp.cascades.models.pickles import refuse_bombs
+
+    refuse_bombs(path)
     try:
         held = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # whatever torch's reader raises about a broken file

@@ -12,7 +12,7 @@ from offramp.cascades.files.provenance import fitted_on
 from offramp.eval.measured.trial import wilson
 
 if TYPE_CHECKING:
-    from offramp.eval.run import Settings
+    from offramp.eval.measured.flags import Settings
 
 
 def warnings_of(deployment: Deployment, settings: Settings, data: DataFolder, device: str) -> list[str]:

@@ -24,7 +24,7 @@ from offramp.cascades.files.provenance import stored_rows
 
 if TYPE_CHECKING:
     from offramp.cascades.files.provenance import Unseen
-    from offramp.eval.run import Settings
+    from offramp.eval.measured.flags import Settings
 
 LEVEL = 0.95
 

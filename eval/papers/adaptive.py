@@ -99,11 +99,11 @@ def savings(name: str, data: DataFolder, settings: AdaptiveSettings) -> list[Sav
     from offramp.cascades.graph.topology import parse_topology, unroll
     from offramp.cascades.learning.points import ROUNDING, cheapest_within
     from offramp.cascades.learning.recipe import Recipe
-    from offramp.eval.report.routers import operating_points
+    from offramp.oracles.comparing import operating_points
 
     exits = tuple(data.costs.stages)
     routes = unroll(parse_topology(">".join(exits), exits), data.costs)
-    how = Recipe("", loss=settings.loss, points=settings.points, pooled=False, seed=settings.seed)
+    how = Recipe(loss=settings.loss, points=settings.points, pooled=False, seed=settings.seed)
     picked, tested, _ = operating_points(how, data, routes)
     whole = data.costs.step((), exits[-1])
     wrong = {

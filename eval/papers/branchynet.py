@@ -273,7 +273,7 @@ class Case:
         from offramp.cascades.learning.points import fit_points
         from offramp.cascades.learning.recipe import Recipe
 
-        how = Recipe("", pooled=False, seed=self.settings.seed).fit_settings()
+        how = Recipe(pooled=False, seed=self.settings.seed).fit_settings
         return fit_points(self.data.parts["fit"].of(routes.stages), None, routes, 50, how)
 
     # --- what is run

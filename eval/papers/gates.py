@@ -387,10 +387,10 @@ def cost_of_stopping(data: DataFolder, exits: Sequence[str], place: int) -> floa
 def rivals(settings: Settings, joint: DataFolder) -> tuple[list[OperatingPoint], list[OperatingPoint]]:
     """Points of the learned policy, thresholds and oracles on the network of the joint loss, on fit and test part."""
     from offramp.cascades.learning.recipe import Recipe
-    from offramp.eval.report.routers import operating_points
+    from offramp.oracles.comparing import operating_points
 
     routes = routes_of(joint, [name for name, each in joint.costs.stages.items() if each.network == NETWORK])
-    how = Recipe("", points=settings.points, pooled=False, seed=settings.seed)
+    how = Recipe(points=settings.points, pooled=False, seed=settings.seed)
     picked, tested, _ = operating_points(how, joint, routes)
     return picked, tested
 

@@ -207,8 +207,8 @@ def read_problem(settings: Settings) -> Problem:
         raise InputError(f"at least {LEAST_EXAMPLES} examples to learn from", str(len(learnt)), data.name)
     policies = tuple(dict.fromkeys(settings.policies))
     recipe = Recipe(settings.topology, loss=settings.loss, policies=policies, seed=settings.seed)
-    recipe.refuse_unfit({learnt.part: learnt}, data.name)
-    plain = recipe.fit_settings()
+    recipe.refuse_gateless(learnt)
+    plain = recipe.fit_settings
     # what the promise is held against, or speaks of, can't be left out
     bound = {routes.stages[largest(routes)]} if target.error_increase is not None else set()
     bound |= set(shares) | ({routes.stages[-1]} if LOSSES[settings.loss].excess else set())

@@ -38,6 +38,9 @@ from offramp.cascades.runtime.networks import networks  # noqa: E402
 from offramp.cascades.runtime.queue import Queue  # noqa: E402
 from offramp.cascades.runtime.run import Runtime  # noqa: E402
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 SMALL = (3, 32, 32)
 
 

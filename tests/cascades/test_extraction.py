@@ -34,6 +34,9 @@ from offramp.features.errors import InputError
 from offramp.features.store.npz import Blocks, write_npz
 from offramp.features.store.reading import read_parts
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 torch = pytest.importorskip("torch")
 
 N, SIZE, CLASSES = 23, 8, ("cat", "cow", "dog")

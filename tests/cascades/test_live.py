@@ -20,6 +20,9 @@ from offramp.features.evidence import EvidenceSettings
 from offramp.features.outputs import Outputs
 from offramp.policies import POLICIES
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 BATCHES = (1, 7, 64)
 
 

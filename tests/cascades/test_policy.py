@@ -46,6 +46,9 @@ from offramp.features.outputs import Outputs
 from offramp.features.store.limits import JSON_BYTES, JSON_CONTAINERS
 from offramp.policies import POLICIES
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 FAMILIES = ("constant", "threshold", "logistic", "value")
 BOUNDS = (Bound("increase", 0.01, 0.004, {"class 1": 0.02}), Bound("error", 0.2, 0.18))
 CERTIFICATE = Certificate(0.05, BOUNDS, 3.5, 3.2, 2000, "ab" * 32, "betting", -1, "")

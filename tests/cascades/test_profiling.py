@@ -41,6 +41,9 @@ from offramp.cascades.measuring.latency import (
 )
 from offramp.features.errors import InputError
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 MS = 1_000_000
 A, B = Cell("a", NETWORK, 1), Cell("b", NETWORK, 1)
 

@@ -21,6 +21,9 @@ torch = pytest.importorskip("torch", reason="training needs torch: install offra
 from offramp.cascades.training.backbone import Settings, main  # noqa: E402
 from offramp.cascades.training.loop import PAD, augmented, ramp  # noqa: E402
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -25,6 +25,9 @@ from offramp.cascades.models.zoo import load_stages
 from offramp.cascades.training.exits import main
 from offramp.features.errors import InputError
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -30,6 +30,9 @@ from offramp.cascades.models.weights import put_weights, read_weights, save_weig
 from offramp.cascades.models.zoo import ALIASES, CIFAR_CLASSES, ZOO, load_cascade, load_stage, short_name
 from offramp.features.errors import InputError
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 torch = pytest.importorskip("torch", reason="networks need torch")
 pytest.importorskip("torchvision", reason="networks need torchvision")
 timm = pytest.importorskip("timm", reason="networks need timm")

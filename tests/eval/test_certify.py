@@ -48,6 +48,9 @@ from offramp.eval.guarantees.holdout import certification_examples, groups_of, p
 from offramp.features.errors import InputError
 from offramp.features.outputs import Outputs, Stage
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, POINTS, KEPT = 2400, 6, 0.5
 Bools = NDArray[np.bool_]
@@ -244,7 +247,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = keep_back(read_folder(folder / "data"), KEPT, 0)
     routes = unroll(parse_topology("a_g_r", tuple(data.costs.stages)), data.costs)
     fit = data.parts["fit"].of(routes.stages)
-    how = Recipe("a_g_r").fit_settings()
+    how = Recipe(topology="a_g_r").fit_settings
     fitted, picking = fit_points(fit, None, routes, POINTS, how)
     reference = float(picking.there.wrong[:, largest(routes)].mean())
     targets = {

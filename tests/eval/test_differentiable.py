@@ -26,6 +26,9 @@ from offramp.eval.papers.gates import (
 )
 from offramp.features.outputs import Outputs, Stage
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 
 def test_soft_cost_is_that_of_coins_thrown_at_every_exit() -> None:
     rng = np.random.default_rng(0)

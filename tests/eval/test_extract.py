@@ -25,6 +25,9 @@ from offramp.cascades.models.weights import save_weights
 from offramp.cascades.models.zoo import CIFAR_CLASSES, ZOO, load_stage
 from offramp.eval.extract import LOCK, UNIT, main
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 torch = pytest.importorskip("torch")
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -31,6 +31,9 @@ from offramp.cascades.learning.outcomes import single_outcomes
 from offramp.cascades.learning.recipe import LEAST_EXAMPLES
 from offramp.eval.frontier import FILES, Settings, main
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 ROOT = Path(__file__).resolve().parents[2]
 POINTS = 4
 POINTS_FLAG = ("--points", str(POINTS))

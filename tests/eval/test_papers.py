@@ -15,6 +15,9 @@ pytest.importorskip("torch", reason="running networks needs torch: install offra
 from offramp.eval.papers.__main__ import main
 from offramp.eval.papers.branchynet import FLAWS, NETWORKS, PAPER_ROW, PUBLISHED, entropy_cascade
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 SHIPPED = [name for name in NETWORKS if name in embedded_names()]
 
 

@@ -19,6 +19,9 @@ from offramp.cascades.graph.costs import Costs, StageCost, read_costs, write_cos
 from offramp.cascades.measuring.latency import OF_EXITS, WHAT, Line, fit_line
 from offramp.eval.profile import COLUMNS, COSTS, FILES, agreement, latency_picture, main, pixels_of, read_profile
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 ROOT = Path(__file__).resolve().parents[2]
 BATCHES = (1, 3)
 STAGES = ("alexnet", "big")

@@ -21,6 +21,9 @@ from offramp.eval.measured.trial import extra_error, wilson
 from offramp.eval.run import main, picked_on
 from offramp.features.errors import InputError
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("alexnet", "googlenet", "resnet")
 

@@ -28,6 +28,9 @@ from offramp.cascades.files.provenance import networks_noted
 from offramp.eval.measured.promises import held_against, promised, warnings_of
 from offramp.eval.run import Settings, main
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("alexnet", "googlenet", "resnet")
 FEW = ["--rounds", "1", "--rows", ":48"]

@@ -46,6 +46,9 @@ from offramp.eval.tuning.study import (  # noqa: E402
 )
 from offramp.features.errors import InputError  # noqa: E402
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 ROOT = Path(__file__).resolve().parents[2]
 SPACE: dict[str, tuple[Any, ...]] = {"x": (0, 1, 2, 3), "y": (1.0, 0.5, 2.0), "z": (("a",), ("a", "b"), ())}
 

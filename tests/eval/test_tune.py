@@ -47,6 +47,9 @@ from offramp.eval.tuning.solve import Solved, solved
 from offramp.eval.tuning.study import SLOT, accounts, default_of, open_study
 from offramp.eval.tuning.subtopologies import named_paths, sub_topologies
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--folds", "2", "--points", "6")
 Done = subprocess.CompletedProcess[str]

@@ -28,6 +28,9 @@ from offramp.eval.monitoring.routinglog import NONE, write_log
 from offramp.eval.watch import ALARM, HEAD, main
 from offramp.features.outputs import Floats
 
+pytestmark = pytest.mark.slow
+"""Real processes, networks or whole fits: not for every day."""
+
 ROOT = Path(__file__).parents[2]
 
 
