@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from offramp.features.errors import InputError
+from offramp.features.registry import Registry
 
 if TYPE_CHECKING:
     pass
@@ -86,24 +87,28 @@ def rows_of(text: str, n: int) -> slice:
     return slice(start, stop)
 
 
-SOURCES: dict[str, Source] = {
-    "npz": Source(
-        ".npz of jpeg, offsets, labels, or of images, labels", lambda path: path.suffix.lower() == ".npz", _open_npz
-    ),
-    "parquet": Source(
-        ".parquet of image, label; several, or a folder of them",
-        lambda path: _is_shards(path, (".parquet",)),
-        _open_parquet,
-    ),
-    "webdataset": Source(
-        ".tar of key.jpg, key.cls; several, or a folder of them",
-        lambda path: _is_shards(path, (".tar", ".tar.gz", ".tgz")),
-        _open_tars,
-    ),
-    "fashionmnist": Source("idx files in a folder called 'fashion...'", _is_fashion, _open_fashion),
-    "mnist": Source("idx files", lambda path: _dataset(path, MNIST_FOLDERS, _idx_parts) is not None, _open_digits),
-    "cifar10": Source("torchvision's folder, or the binary version", CIFAR10.fits, CIFAR10.open),
-    "cifar100": Source("torchvision's folder, or the binary version", CIFAR100.fits, CIFAR100.open),
-    "folder": Source("a folder of a folder a class, such as ImageNet's val", Path.is_dir, _open_folder),
-}
+SOURCES: Registry[Source] = Registry(
+    "source of images",
+    "offramp.sources",
+    {
+        "npz": Source(
+            ".npz of jpeg, offsets, labels, or of images, labels", lambda path: path.suffix.lower() == ".npz", _open_npz
+        ),
+        "parquet": Source(
+            ".parquet of image, label; several, or a folder of them",
+            lambda path: _is_shards(path, (".parquet",)),
+            _open_parquet,
+        ),
+        "webdataset": Source(
+            ".tar of key.jpg, key.cls; several, or a folder of them",
+            lambda path: _is_shards(path, (".tar", ".tar.gz", ".tgz")),
+            _open_tars,
+        ),
+        "fashionmnist": Source("idx files in a folder called 'fashion...'", _is_fashion, _open_fashion),
+        "mnist": Source("idx files", lambda path: _dataset(path, MNIST_FOLDERS, _idx_parts) is not None, _open_digits),
+        "cifar10": Source("torchvision's folder, or the binary version", CIFAR10.fits, CIFAR10.open),
+        "cifar100": Source("torchvision's folder, or the binary version", CIFAR100.fits, CIFAR100.open),
+        "folder": Source("a folder of a folder a class, such as ImageNet's val", Path.is_dir, _open_folder),
+    },
+)
 """Every format; a new one is two functions and a line here. The first that fits is taken."""

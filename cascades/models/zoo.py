@@ -21,6 +21,7 @@ from offramp.cascades.models.weights import (
     weights_digest,
 )
 from offramp.features.errors import InputError
+from offramp.features.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -137,18 +138,22 @@ def _branchy_alexnet(classes: int) -> nn.Module:
     return BranchyAlexNet(classes)
 
 
-ZOO: dict[str, Architecture] = {
-    "cifar_alexnet": Architecture(_alexnet),
-    "cifar_googlenet": Architecture(_googlenet),
-    "cifar_wide_resnet10": Architecture(_wide_resnet10),
-    "cifar_resnet20": Architecture(_resnet(3), published=PUBLISHED),
-    "cifar_resnet32": Architecture(_resnet(5), published=PUBLISHED),
-    "cifar_resnet44": Architecture(_resnet(7), published=PUBLISHED),
-    "cifar_resnet56": Architecture(_resnet(9), published=PUBLISHED),
-    "cifar_resnet110": Architecture(_resnet(18), published=PUBLISHED),
-    "lenet": Architecture(_lenet, MNIST_PREPROCESSING, classes=MNIST_CLASSES),
-    "branchy_alexnet": Architecture(_branchy_alexnet),
-}
+ZOO: Registry[Architecture] = Registry(
+    "network",
+    "offramp.networks",
+    {
+        "cifar_alexnet": Architecture(_alexnet),
+        "cifar_googlenet": Architecture(_googlenet),
+        "cifar_wide_resnet10": Architecture(_wide_resnet10),
+        "cifar_resnet20": Architecture(_resnet(3), published=PUBLISHED),
+        "cifar_resnet32": Architecture(_resnet(5), published=PUBLISHED),
+        "cifar_resnet44": Architecture(_resnet(7), published=PUBLISHED),
+        "cifar_resnet56": Architecture(_resnet(9), published=PUBLISHED),
+        "cifar_resnet110": Architecture(_resnet(18), published=PUBLISHED),
+        "lenet": Architecture(_lenet, MNIST_PREPROCESSING, classes=MNIST_CLASSES),
+        "branchy_alexnet": Architecture(_branchy_alexnet),
+    },
+)
 
 BRANCHED: dict[str, tuple[str, tuple[tuple[str, tuple[int, ...]], ...]]] = {
     "b_lenet": ("lenet", (("conv1", (10,)),)),
