@@ -15,16 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offramp.features.errors import InputError
 from offramp.features.store.opening import KINDS
-
-if TYPE_CHECKING:
-    pass
 
 Pixels = NDArray[np.uint8]
 

@@ -13,12 +13,9 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from offramp.features.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 from offramp.cascades.images.files import _File, _Held, _shown, _Spans, _unreadable
 from offramp.cascades.images.images import _made
+from offramp.features.errors import InputError
 
 if TYPE_CHECKING:
     from offramp.cascades.images.files import Ints, Pixels

@@ -17,13 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from offramp.features.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 from offramp.cascades.images.files import EXTENSIONS, HELD, _DecodingError, _File, _lines, _shown, _Spans, _unreadable
 from offramp.cascades.images.folder import _visible
 from offramp.cascades.images.images import _made
+from offramp.features.errors import InputError
 
 if TYPE_CHECKING:
     from offramp.cascades.images.files import Ints

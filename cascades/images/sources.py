@@ -8,11 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from offramp.features.errors import InputError
-from offramp.features.registry import Registry
-
-if TYPE_CHECKING:
-    pass
 from offramp.cascades.images.files import _shown, _unreadable, refuse_odd
 from offramp.cascades.images.folder import _open_folder
 from offramp.cascades.images.npz import _open_npz
@@ -27,6 +22,8 @@ from offramp.cascades.images.torchvision import (
     _open_digits,
     _open_fashion,
 )
+from offramp.features.errors import InputError
+from offramp.features.registry import Registry
 
 if TYPE_CHECKING:
     from offramp.cascades.images.images import Images

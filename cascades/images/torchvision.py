@@ -14,12 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from offramp.features.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 from offramp.cascades.images.files import _File, _Held, _lines, _sample, _shown, _Spans, _unreadable
 from offramp.cascades.images.images import _made
+from offramp.features.errors import InputError
 
 if TYPE_CHECKING:
     from offramp.cascades.images.files import Pixels
