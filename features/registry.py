@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import TYPE_CHECKING, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from offramp.features.errors import InputError
 
@@ -16,7 +17,8 @@ T = TypeVar("T")
 class Registry(MutableMapping[str, T]):
     """A dict of a kind of things, ``what``, by name; the entry points of the ``group`` join it.
 
-    They are looked up when a name is asked for that is not there, or all names are; each is loaded when it is first
+    What is known may be given as ``module:name``, imported when it is first used; a class is called. Entry points
+    are looked up when a name is asked for that is not there, or all names are; each is loaded when it is first
     used. One that can't be loaded, or has a name that is taken, is an InputError that names its distribution.
 
     >>> Registry("metric", "offramp.metrics", {"area": len}).find("aera", "--metric")
@@ -25,9 +27,9 @@ class Registry(MutableMapping[str, T]):
     offramp.features.errors.InputError: --metric: expected one of area, found 'aera'
     """
 
-    def __init__(self, what: str, group: str, known: Mapping[str, T]) -> None:
+    def __init__(self, what: str, group: str, known: Mapping[str, T | str]) -> None:
         self.what, self.group = what, group
-        self._known: dict[str, T] = dict(known)
+        self._known: dict[str, Any] = dict(known)
         self._waiting: dict[str, EntryPoint] | None = None
 
     def find(self, name: str, where: str) -> T:
@@ -39,7 +41,13 @@ class Registry(MutableMapping[str, T]):
     def __getitem__(self, name: str) -> T:
         if name not in self._known:
             self._known[name] = self._loaded(self._plugins()[name])
-        return self._known[name]
+        found = self._known[name]
+        if isinstance(found, str):
+            module, _, attribute = found.partition(":")
+            thing = getattr(import_module(module), attribute)
+            found = self._known[name] = thing() if isinstance(thing, type) else thing
+        made: T = found
+        return made
 
     def __setitem__(self, name: str, thing: T) -> None:
         self._known[name] = thing

@@ -232,6 +232,99 @@ def test_names_that_are_no_text_are_written_and_read_back() -> None:
     assert json.loads(json_text({"id": "a\udcff.png"})) == {"id": "a\udcff.png"}
 
 
+# --- what a second tester found
+
+
+def test_a_pickle_in_capitals_is_looked_through_too(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(zipped(laughs(60)).replace(b"data.pkl", b"DATA.PKL"))
+    with pytest.raises(InputError, match="tuples within tuples"):
+        read_weights(tmp_path / "w.pt")
+
+
+def npz(path: Path, how: int = zipfile.ZIP_STORED, **arrays: Any) -> Path:
+    with zipfile.ZipFile(path, "w", how) as archive:
+        for name, value in arrays.items():
+            buffer = io.BytesIO()
+            if isinstance(value, bytes):
+                buffer.write(value)
+            else:
+                np.save(buffer, value)
+            archive.writestr(f"{name}.npy", buffer.getvalue())
+    return path
+
+
+def test_heads_and_compressions_that_do_not_parse_are_told(tmp_path: Path) -> None:
+    head = b"\x93NUMPY\x01\x00\x10\x00{'descr': '<u1', "
+    with pytest.raises(InputError):
+        open_images(npz(tmp_path / "a.npz", images=head, labels=np.zeros(1, np.int64)))
+    path = npz(tmp_path / "b.npz", zipfile.ZIP_LZMA, images=np.zeros((3, 4, 4), np.uint8), labels=np.zeros(3, np.int64))
+    data = bytearray(path.read_bytes())
+    data[40:60] = bytes(20)
+    path.write_bytes(data)
+    with pytest.raises(InputError):
+        open_images(path)
+
+
+def test_labels_are_compared_before_they_are_unpacked(tmp_path: Path) -> None:
+    path = npz(
+        tmp_path / "a.npz",
+        zipfile.ZIP_DEFLATED,
+        images=np.zeros((4, 2, 2), np.uint8),
+        labels=np.zeros(3_000_000, np.int8),
+    )
+    with pytest.raises(InputError, match="one an image"):
+        open_images(path)
+
+
+def test_an_idx_file_that_is_longer_than_it_says_is_not_unpacked(tmp_path: Path) -> None:
+    import gzip
+
+    pixels = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 4, 0, 0, 0, 4]) + bytes(32)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(pixels)
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 1, 0]))
+    assert len(open_images(tmp_path)) == 2
+    with gzip.open(tmp_path / "train-labels-idx1-ubyte.gz", "wb", 1) as file:
+        file.write(bytes([0, 0, 8, 1, 0, 0, 0, 2, 1, 0, 5]))
+    (tmp_path / "train-labels-idx1-ubyte").unlink()
+    with pytest.raises(InputError):
+        open_images(tmp_path)
+
+
+def test_rows_that_are_nothing_but_labels_are_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    n = 2_000_000
+    table = pa.table({"image": pa.array([b""] * n), "label": pa.array(np.zeros(n, np.int64))})
+    parquet.write_table(table, tmp_path / "x.parquet", compression="zstd")
+    with pytest.raises(InputError, match="no more than its bytes"):
+        open_images(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize("name", ["x{0..999999999}.tar", "x{0..9999}{0..9999}.tar", "{a,b}{0..99999}{0..9}.tar"])
+def test_braces_that_stand_for_millions_are_refused(name: str) -> None:
+    begin = time.monotonic()
+    with pytest.raises(InputError):
+        open_images(name)
+    assert time.monotonic() - begin < SECONDS
+
+
+def test_notes_that_nest_or_have_millions_of_lines_are_told(tmp_path: Path) -> None:
+    for notes in ({"exits": "[" * 50_000}, {"classes": "\n".join(map(str, range(1_500_000)))}):
+        about = {"architecture": "cifar_alexnet"} | notes
+        (tmp_path / "w.safetensors").write_bytes(save(TENSORS, about))
+        with pytest.raises(InputError):
+            load_stage(f"file:{tmp_path / 'w.safetensors'}")
+
+
+def test_a_sparse_image_of_gigabytes_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with (tmp_path / "a" / "a.png").open("wb") as file:
+        file.truncate(30 << 30)
+    with pytest.raises(BrokenImage, match="bytes"):
+        open_images(tmp_path).image(0)
+
+
 # --- damage
 
 

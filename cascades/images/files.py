@@ -14,14 +14,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from lzma import LZMAError
 from pathlib import Path
-from typing import Any
+from tokenize import TokenError
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offramp.features.errors import InputError
-from offramp.features.store.opening import KINDS
+from offramp.features.store.opening import KINDS, read_bytes
+
+if TYPE_CHECKING:
+    pass
 
 Pixels = NDArray[np.uint8]
 
@@ -33,6 +38,10 @@ EXTENSIONS = frozenset(
     ".jpg .jpeg .jpe .jfif .png .gif .bmp .webp .tif .tiff .ppm .pgm .pbm .pnm".split()  # noqa: SIM905
 )
 """File names that end so are images, in capitals too."""
+
+
+LARGEST_IMAGE = 1 << 30
+"""Bytes of an image's file at most."""
 
 
 OPEN_FILES = 64
@@ -52,7 +61,7 @@ EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 UNREADABLE: tuple[type[Exception], ...] = (
-    *(OSError, ValueError, EOFError, RuntimeError, OverflowError),
+    *(OSError, ValueError, EOFError, RuntimeError, OverflowError, SyntaxError, TokenError, LZMAError, RecursionError),
     *(zlib.error, struct.error, zipfile.BadZipFile, tarfile.TarError),
 )
 """What the readers of the formats raise about broken files."""
@@ -151,7 +160,12 @@ class _Files:
         path = Path(self.where(row))
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise _DecodingError("something that is no file")
-        return path.read_bytes()
+        try:
+            return read_bytes(path, "an image", LARGEST_IMAGE)
+        except InputError as error:
+            if isinstance(error.__cause__, OSError):
+                raise error.__cause__ from None
+            raise _DecodingError(f"{error.found} bytes") from error
 
     def where(self, row: int) -> str:
         return os.path.join(self.folder, self.names[row])  # noqa: PTH118 - a name may be any text

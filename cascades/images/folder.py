@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from offramp.features.errors import InputError
+
+if TYPE_CHECKING:
+    pass
 from offramp.cascades.images.files import EXTENSIONS, _Files, _shown
 from offramp.cascades.images.images import _made
-from offramp.features.errors import InputError
 
 if TYPE_CHECKING:
     from offramp.cascades.images.images import Images

@@ -13,9 +13,12 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from offramp.cascades.images.files import _File, _Held, _shown, _Spans, _unreadable
-from offramp.cascades.images.images import _made
 from offramp.features.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+from offramp.cascades.images.files import _File, _Held, _shown, _Spans, _unreadable
+from offramp.cascades.images.images import MAX_CLASSES, _made
 
 if TYPE_CHECKING:
     from offramp.cascades.images.files import Ints, Pixels
@@ -41,6 +44,11 @@ def _open_npz(path: Path) -> Images:
     needed = {"jpeg", "offsets", "labels"} if main == "jpeg" else {"images", "labels"}
     if not needed <= members.keys():
         raise InputError(known, ", ".join(members) or "no arrays", _shown(str(path)))
+    n = members["offsets" if main == "jpeg" else main].shape[:1]
+    for name in ("labels", "offsets", "classes", "ids"):  # before anything is unpacked
+        if name in members and prod(members[name].shape) > max(MAX_CLASSES, 1 + prod(n)):
+            expected = f"about {prod(n)} numbers, one an image"
+            raise InputError(expected, f"shape {members[name].shape}", f"{_shown(str(path))}, array {name!r}")
     with np.load(path, allow_pickle=False) as arrays:
         small = {name: arrays[name] for name in members if name in {"offsets", "labels", "classes", "ids"}}
     member, labels, place = members[main], small["labels"], f"{_shown(str(path))}, array {main!r}"

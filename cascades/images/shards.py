@@ -12,15 +12,19 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from offramp.features.errors import InputError
+
+if TYPE_CHECKING:
+    pass
 from offramp.cascades.images.files import EXTENSIONS, HELD, _DecodingError, _File, _lines, _shown, _Spans, _unreadable
 from offramp.cascades.images.folder import _visible
 from offramp.cascades.images.images import _made
-from offramp.features.errors import InputError
 
 if TYPE_CHECKING:
     from offramp.cascades.images.files import Ints
@@ -62,6 +66,13 @@ def _shards(path: Path, end: str) -> list[Path]:
     return files
 
 
+MOST_ROWS = 100_000_000
+"""Images of a parquet file at most."""
+
+MOST_SHARDS = 100_000
+"""Files that one name may stand for."""
+
+
 def _braces(text: str) -> list[str]:
     """Every text that braces stand for, as a shell has it.
 
@@ -75,9 +86,14 @@ def _braces(text: str) -> list[str]:
     if between:
         first, last = between[1], between[2]
         step = 1 if int(first) <= int(last) else -1
+        if len(first) > 7 or len(last) > 7 or abs(int(first) - int(last)) >= MOST_SHARDS:
+            raise InputError(f"at most {MOST_SHARDS:,} shards", _shown(found[0]), "images")
         middles = [f"{i:0{len(first)}d}" for i in range(int(first), int(last) + step, step)]
     else:
         middles = found[1].split(",")
+    rest = text[found.end() :]
+    if len(middles) * prod(len(_braces(each)) for each in re.findall(r"\{[^{}]*\}", rest)) > MOST_SHARDS:
+        raise InputError(f"at most {MOST_SHARDS:,} shards", _shown(text), "images")
     return [before for middle in middles for before in _braces(text[: found.start()] + middle + text[found.end() :])]
 
 
@@ -158,6 +174,10 @@ def _open_parquet(path: Path) -> Images:
             elif _columns(schema, file) != columns:
                 expected = f"columns {' and '.join(columns)}, as in the first file"
                 raise InputError(expected, ", ".join(schema.names), _shown(str(file)))
+            rows, size = opened.metadata.num_rows, file.stat().st_size
+            if rows > min(MOST_ROWS, 8 * size):  # an image takes some bytes; labels alone can be packed a millionfold
+                expected = f"at most {MOST_ROWS:,} rows, and no more than its bytes"
+                raise InputError(expected, f"{rows:,} in {size:,} bytes", _shown(str(file)))
             column = opened.read(columns=[columns[1]], use_threads=False).column(0)
             if column.null_count:
                 raise InputError("a label in every row", f"{column.null_count} empty", _shown(str(file)))

@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from offramp.features.errors import InputError
+
+if TYPE_CHECKING:
+    pass
 from offramp.cascades.images.files import _File, _Held, _lines, _sample, _shown, _Spans, _unreadable
 from offramp.cascades.images.images import _made
-from offramp.features.errors import InputError
 
 if TYPE_CHECKING:
     from offramp.cascades.images.files import Pixels
@@ -97,7 +100,7 @@ def _open_idx(path: Path, classes: Sequence[str], below: Sequence[str]) -> Image
     (m,) = _idx_shape(numbers, 1)
     if m != n:
         raise InputError(f"{n} labels, one an image", str(m), _shown(str(numbers)))
-    labels = np.frombuffer(_idx_bytes(_File.of(numbers))[8:], np.uint8)
+    labels = np.frombuffer(_idx_bytes(_File.of(numbers), 8 + m)[8:], np.uint8)
     file = _File.of(pictures)
     reader: Reader
     if pictures.suffix == ".gz":
@@ -128,17 +131,19 @@ def _idx_shape(path: Path, dimensions: int) -> tuple[int, ...]:
     return shape
 
 
-def _idx_bytes(file: _File) -> bytes:
+def _idx_bytes(file: _File, size: int) -> bytes:
+    """All ``size`` bytes that the file's head tells of; raises InputError if there are more or fewer."""
     file.check()
     path = Path(file.path)
-    with _unreadable(path):
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    with _unreadable(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+        data = stream.read(size + 1)
+    if len(data) != size:
+        raise InputError(f"{size} bytes", "more" if len(data) > size else str(len(data)), _shown(file.path))
+    return data
 
 
 def _idx_images(file: _File, n: int, height: int, width: int) -> Pixels:
-    data = _idx_bytes(file)
-    if len(data) != 16 + n * height * width:
-        raise InputError(f"{16 + n * height * width} bytes", str(len(data)), _shown(file.path))
+    data = _idx_bytes(file, 16 + n * height * width)
     return np.frombuffer(data, np.uint8, offset=16).reshape(n, height, width)
 
 

@@ -493,7 +493,7 @@ class Branching:
             found = json.loads(text)
             exits = tuple(Exit(str(each["layer"]), tuple(int(c) for c in each["convs"])) for each in found["exits"])
             return Branching(exits, bool(found["gated"]))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError("exits as cascades.training writes them", str(error), where) from error
 
 

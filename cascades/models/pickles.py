@@ -61,7 +61,7 @@ def _pickles(file: BinaryIO, where: str) -> Iterator[BinaryIO]:
         for info in archive.infolist():
             if info.compress_type != zipfile.ZIP_STORED and info.file_size > info.compress_size + 4096:
                 raise InputError(EXPECTED, f"a compressed record, {ascii(info.filename)[:80]}", where)
-            if info.filename.endswith(".pkl"):
+            if info.filename.lower().endswith(".pkl"):  # torch's reader takes capitals for small letters
                 if info.file_size > LARGEST_PICKLE:
                     raise InputError(EXPECTED, f"a pickle of {info.file_size:,} bytes", where)
                 yield io.BytesIO(archive.read(info))

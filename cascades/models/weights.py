@@ -33,6 +33,7 @@ COUNTER = "num_batches_tracked"
 
 DIGEST_CHUNK = 1 << 20
 
+MOST_CLASSES = 1_000_000
 MOST_TENSORS = 100_000
 MOST_HEADER = 64 * 2**20
 """Of a safetensors file: the largest networks have some thousand tensors, of a hundred bytes of header each."""
@@ -51,7 +52,10 @@ class Weights:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, if the file has them."""
-        return tuple(self.about["classes"].split("\n")) if self.about.get("classes") else ()
+        names = tuple(self.about["classes"].split("\n")) if self.about.get("classes") else ()
+        if len(names) > MOST_CLASSES:
+            raise InputError(f"at most {MOST_CLASSES:,} classes", f"{len(names):,}", "the notes of a weights file")
+        return names
 
 
 def read_weights(path: Path) -> Weights:
@@ -76,7 +80,8 @@ def _read_safetensors(path: Path) -> Weights:
 
     with opened(path, "a file of weights") as file:
         size = int.from_bytes(file.read(8), "little")
-        many = file.read(min(size, MOST_HEADER + 1)).count(b'"data_offsets"') if size <= MOST_HEADER else 0
+        # a tensor takes a colon for each of its three keys and one for itself, however its keys are spelt
+        many = file.read(size).count(b":") // 4 if size <= MOST_HEADER else 0
     if size > MOST_HEADER or many > MOST_TENSORS:
         found = f"a header of {size:,} bytes with {many:,}"
         raise InputError(f"a safetensors file of at most {MOST_TENSORS:,} tensors", found, str(path))

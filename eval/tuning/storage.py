@@ -173,9 +173,14 @@ def _open_storage(address: str, patience: float) -> BaseStorage:
     return storage
 
 
+JOURNAL_BEGINS = b'{"op_code":'
+
+
 def _mend(journal: Path) -> None:
-    """Take off the half of a line that ends a journal, which nobody has read."""
+    """Take off the half of a line that ends a journal, which nobody has read; a file of another kind stays as it is."""
     with journal.open("r+b") as file:
+        if file.read(len(JOURNAL_BEGINS)) != JOURNAL_BEGINS:
+            return
         size = begin = file.seek(0, os.SEEK_END)
         last = b""
         while begin and b"\n" not in last:

@@ -521,10 +521,10 @@ def test_warnings_of_pillow_stay_inside(tmp_path: Path) -> None:
 def test_running_out_of_descriptors_is_no_broken_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = only(tmp_path, PNG)
 
-    def full(_: Path) -> bytes:
+    def full(*_: object) -> int:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(Path, "read_bytes", full)
+    monkeypatch.setattr("offramp.features.store.opening.os.open", full)
     with pytest.raises(OSError, match="Too many") as caught:
         images.pixels(0)
     assert not isinstance(caught.value, InputError)

@@ -321,7 +321,7 @@ def test_a_users_own_folder_of_answers(
     else:
         parts = {"fit": 200, "test": 150}
         for seed, (part, n) in enumerate(parts.items()):
-            of_answers(n, seed).to_csv(tmp_path / f"{part}.answers.csv", index=False, encoding="utf-8-sig")
+            of_answers(n, seed, text=True).to_csv(tmp_path / f"{part}.answers.csv", index=False, encoding="utf-8-sig")
     monkeypatch.chdir(ROOT)
     flags = ["--topology", "small model_big", "--data", str(tmp_path), "--points", "3", "--out", str(tmp_path / "out")]
     assert main(flags) == 0, capsys.readouterr().err
