@@ -51,7 +51,8 @@ def overhead(add: Callable[..., None], seconds: float) -> None:
     from offramp.cascades.runtime.decide import live_cascade
     from offramp.cascades.runtime.folded import FoldedPolicy
     from offramp.cascades.runtime.networks import networks
-    from offramp.eval.run import Settings, pick_cascades
+    from offramp.eval.measured.flags import Settings
+    from offramp.eval.measured.picking import pick_cascades
 
     data = read_folder("cifar10")
     routes = unroll(parse_topology("a_g_r", tuple(data.costs.stages)), data.costs)

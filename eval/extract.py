@@ -9,12 +9,15 @@ import sys
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from offramp.cascades.command.console import show as printed
+from offramp.cascades.command.progress import Bar
+from offramp.cascades.command.progress import bar as bar_of
 from offramp.cascades.command.settings import guard, parse
 from offramp.features.errors import InputError
 from offramp.features.outputs import PARTS
@@ -36,6 +39,10 @@ MOST_WORKERS = 16
 """More than these decode photos faster than one GPU takes them, or wait for the disk."""
 NAMED = 5
 """Broken images that are named on the terminal; a file has all."""
+
+
+SHOWN = ("text", "bar", "count", "speed", "remaining")
+"""What the bar shows."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +110,14 @@ def run(settings: Settings) -> None:
     files = (names.outputs, names.report, names.broken, COSTS)
     refuse_overwriting((("--out", settings.out / name) for name in files), inputs)
     folder = writable(settings.out, "--out", files).path
-    with _alone(folder), _bar() as bar:
+    with _alone(folder), bar_of(SHOWN) as bar:
         for part in (None, *PARTS):  # of runs that were killed
             shutil.rmtree(folder / f"{_Names(part).progress}.done", ignore_errors=True)
         _refuse_mixed_parts(folder, names)
-        bar("looking at the images", 0, None)
+        bar("looking at the images", completed=0)
         whole = open_images(settings.images)
         rows = rows_of(settings.rows, len(whole))
-        bar("loading the models", 0, None)
+        bar("loading the models", completed=0)
         from offramp.cascades.measuring.extraction import Job, Progress
         from offramp.cascades.models.probing import pick_device
         from offramp.cascades.models.zoo import load_cascade
@@ -133,7 +140,7 @@ def run(settings: Settings) -> None:
             _write_costs(folder, stages)
             workers = default_workers(device) if settings.workers is None else settings.workers
             news, ended = _extract(job, progress, manifest, workers, folder, names, bar, settings.classes)
-    _say(news)
+    printed([news], sys.stderr)
     _show(ended, folder, names)
 
 
@@ -163,10 +170,6 @@ class _Names:
         return f"{self.part}.{name}" if self.part else name
 
 
-Bar = Callable[[str, int, int | None], None]
-"""Says what is being done, how many images are done, and of how many (None: not known)."""
-
-
 def _extract(
     job: Job,
     progress: Any,
@@ -186,12 +189,12 @@ def _extract(
     def tell(images: int) -> None:
         nonlocal done
         done = images
-        bar("extracting", done, n)
+        bar("extracting", completed=done, total=n)
 
     try:
         tell(done)
         extract(job, progress, workers, tell)
-        bar("putting together", done, n)
+        bar("putting together", completed=done, total=n)
         ended = assemble(job, progress, progress.path / names.outputs)
         report = {
             "manifest": manifest,
@@ -210,7 +213,7 @@ def _extract(
             (folder / names.broken).unlink()
     except BaseException:
         if done:
-            _say(f"{done:,} of {n:,} images are done and kept; the same command goes on from there")
+            printed([f"{done:,} of {n:,} images are done and kept; the same command goes on from there"], sys.stderr)
         raise
     progress.remove()
     seconds = time.monotonic() - start
@@ -458,66 +461,19 @@ def default_workers(device: torch.device) -> int:
 # What is said.
 
 
-@contextmanager
-def _bar() -> Iterator[Bar]:
-    """A bar with images per second and the time left on a terminal; nothing in a pipe."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Speed(ProgressColumn):
-        """Images per second, of late."""
-
-        def render(self, task: Task) -> Text:
-            """The speed in words."""
-            return Text(f"{task.speed:,.0f} images/s" if task.speed else "")
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("starting", total=None)
-
-        def bar(text: str, done: int, total: int | None) -> None:
-            if total is not None and progress.tasks[0].total is None:
-                # What an earlier run did says nothing about the speed of this one.
-                progress.reset(task, total=total, completed=done, description=text)
-            progress.update(task, description=text, completed=done, total=total)
-
-        yield bar
-
-
 def _show(ended: Extracted, folder: Path, names: _Names) -> None:
     """One line a stage, what was left out, and where the outputs are."""
-    from rich.console import Console
-
-    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
     whole = ended.images - len(ended.skipped)
-    for stage, error in ended.error.items():
-        console.print(f"{stage}: {100 * (1 - error):.2f} % of {whole:,} images right")
+    lines = [f"{stage}: {100 * (1 - error):.2f} % of {whole:,} images right" for stage, error in ended.error.items()]
     if ended.skipped:
-        console.print(f"{len(ended.skipped):,} broken images left out, all of them in {folder / names.broken}:")
-        for name, why in ended.skipped[:NAMED]:
-            console.print(_printable(f"  {name}: {why}"))
-    console.print(f"{folder / names.outputs}")
+        lines.append(f"{len(ended.skipped):,} broken images left out, all of them in {folder / names.broken}:")
+        lines += [_printable(f"  {name}: {why}") for name, why in ended.skipped[:NAMED]]
+    printed([*lines, f"{folder / names.outputs}"])
 
 
 def _printable(line: str) -> str:
     """A file's name may hold anything."""
     return "".join(c if c.isprintable() or c == "\t" else "?" for c in line)
-
-
-def _say(line: str) -> None:
-    from rich.console import Console
-
-    Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True).print(line)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from offramp.cascades.command.choices import default_policies, policy_names
-from offramp.cascades.command.progress import watching
+from offramp.cascades.command.progress import steps
 from offramp.cascades.command.settings import guard, parse
 from offramp.cascades.learning.recipe import Recipe
 
@@ -79,7 +79,7 @@ def run(settings: Settings) -> None:
 
     refuse_overwriting((("--out", settings.out / name) for name in FILES), [("--data", settings.data)])
     folder = writable(settings.out, "--out", FILES)
-    with watching() as step:
+    with steps() as step:
         step("reading the data")
         recipe = Recipe.of(settings)
         data, routes = recipe.load()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from offramp.cascades.command.console import show as printed
+from offramp.cascades.command.progress import bar
 from offramp.cascades.command.settings import guard, parse
 from offramp.features.errors import InputError
 from offramp.features.store.limits import NOTE_BYTES
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from offramp.cascades.graph.costs import StageCost
     from offramp.cascades.images.images import Images
-    from offramp.cascades.measuring.latency import Line, Overheads, Profile, Step
+    from offramp.cascades.measuring.latency import Line, Overheads, Profile
     from offramp.cascades.models.preprocessing import Preprocessing
     from offramp.cascades.models.zoo import StageModel
 
@@ -118,8 +119,12 @@ def run(settings: Settings) -> None:
     earlier = None if settings.check is None else read_profile(settings.check)
     folder = writable(settings.out, "--out", (*FILES, COSTS))
     os.environ.setdefault("KINETO_LOG_LEVEL", LOG_LEVEL)
-    with _bar() as step:
-        step("loading torch", 0)
+    with bar(drawn_by_itself=False) as update:
+
+        def step(text: str, total: int = 0) -> None:
+            update(text, advance=1 if total else 0, total=total or None)
+
+        step("loading torch")
         import torch
 
         from offramp.cascades.graph.costs import Costs, write_costs
@@ -135,7 +140,7 @@ def run(settings: Settings) -> None:
             from offramp.cascades.images.sources import open_images
 
             images = open_images(settings.data)
-        step("loading the models", 0)
+        step("loading the models")
         models = load_cascade(settings.models, settings.weights, settings.pretrained)
         refuse_other_stages(folder.path, models)
         pixels = pixels_of(models, batches[-1], images, settings.seed)
@@ -160,7 +165,7 @@ def run(settings: Settings) -> None:
         write_costs(costs, folder.path / COSTS)
     show(frame, whole, _title(about), quoted, [*written, folder.path / COSTS])
     if earlier is not None:
-        _say(agreement(frame, earlier))
+        printed(agreement(frame, earlier))
 
 
 def stage_cost(model: StageModel, found: Profile, quoted: int) -> StageCost:
@@ -452,7 +457,7 @@ def show(frame: pd.DataFrame, lines: Mapping[str, Line], title: str, quoted: int
         *(f"Around the networks, batch {quoted}: ms (share of that network's time)", _beside_table(frame, quoted)),
         *("Fitted: overhead + slope * batch, ms, with standard errors", _line_table(lines)),
     ]
-    _say([*things, *(f"  {file}" for file in files)])
+    printed([*things, *(f"  {file}" for file in files)])
 
 
 def _median_table(frame: pd.DataFrame) -> Table:
@@ -524,45 +529,6 @@ def _give_or_take(value: float, error: float | None) -> str:
     from offramp.eval.report.table import number
 
     return f"{number(value)} \N{PLUS-MINUS SIGN} {number(error)}"
-
-
-def _say(things: Sequence[Table | str]) -> None:
-    """Prints tables and lines, plain text in a pipe."""
-    from rich.console import Console
-    from rich.text import Text
-
-    from offramp.eval.report.table import WIDTH
-
-    stream = sys.stdout
-    if stream is None:  # closed before the program began
-        return
-    console = Console(file=stream, markup=False, emoji=False, highlight=False)
-    console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
-    with console.capture() as capture:
-        for thing in things:
-            console.print(Text(thing) if isinstance(thing, str) else thing, soft_wrap=isinstance(thing, str))
-    encoding = stream.encoding or "utf-8"
-    stream.write(capture.get().encode(encoding, "replace").decode(encoding))
-
-
-@contextmanager
-def _bar() -> Iterator[Step]:
-    """A progress bar over the visits on a terminal; nothing in a pipe."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    # it draws between two visits only: a thread that draws would take time from what is measured
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden, auto_refresh=False) as progress:
-        task = progress.add_task("starting", total=None)
-
-        def step(text: str, total: int) -> None:
-            progress.update(task, description=text, advance=1 if total else 0, total=total or None)
-            progress.refresh()
-
-        yield step
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from offramp.cascades.command.console import show as printed
 from offramp.cascades.command.settings import INTERRUPTED, guard, parse
 from offramp.eval.tuning.problem import Problem, Settings, read_problem
 
@@ -54,9 +55,9 @@ def run(settings: Settings) -> int:
     if there is not None and there.certificate is not None:
         same = read_deployment(policy).certificate == there.certificate
         became = "is kept: the policy is the same" if same else "is gone with its policy"
-        say(f"The certificate that stood in {policy} {became}.")
+        printed([f"The certificate that stood in {policy} {became}."])
     if searched.stopped:
-        say(searched.stopped)
+        printed([searched.stopped])
     return searched.code
 
 
@@ -69,38 +70,21 @@ def show(problem: Problem, result: Result, written: Sequence[Path]) -> None:
     """Prints the table, the verdict and where the files are."""
     from offramp.cascades.files.policy import in_words
 
-    say(f"Wanted: {in_words(problem.target, problem.routes.unit, problem.plain.loss)}.")
+    printed([f"Wanted: {in_words(problem.target, problem.routes.unit, problem.plain.loss)}."])
     told = f"Expected: held out, of {len(problem.learnt):,} examples to learn from"
     told += f"; test part: {result.tested['examples']:,}, with 95 % intervals" if result.tested else ""
-    say(f"{told}.")
-    say(table_of(problem, result))
+    printed([f"{told}."])
+    printed([table_of(problem, result)])
     if result.searched.trials:
         from offramp.eval.tuning.search import ended
 
         states = [trial.state.name.lower() for trial in ended(problem, result.searched.trials)]
         names = {"complete": "complete", "pruned": "pruned", "fail": "failed"}
         counts = ", ".join(f"{states.count(state)} {name}" for state, name in names.items())
-        say(f"{len(states)} of {problem.settings.trials} trials: {counts}; {result.searched.seconds:.0f} s.")
-    say(result.verdict["text"])
+        printed([f"{len(states)} of {problem.settings.trials} trials: {counts}; {result.searched.seconds:.0f} s."])
+    printed([result.verdict["text"]])
     for path in written:
-        say(f"  {path}")
-
-
-def say(what: str | Table) -> None:
-    """Prints a table, or a sentence over as many lines as it needs; plain text in a pipe."""
-    from rich.console import Console
-    from rich.text import Text
-
-    from offramp.eval.report.table import WIDTH
-
-    if sys.stdout is None:  # closed before the program began
-        return
-    console = Console(file=sys.stdout, markup=False, emoji=False, highlight=False)
-    console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
-    with console.capture() as capture:
-        console.print(Text(what) if isinstance(what, str) else what, soft_wrap=isinstance(what, str))
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(capture.get().encode(encoding, "replace").decode(encoding))
+        printed([f"  {path}"])
 
 
 def table_of(problem: Problem, result: Result) -> Table:

@@ -104,6 +104,18 @@ class Data:
             order = rng.permutation(n)
         return self._parted(np.sort(order[: int(share * n)]), n)
 
+    def save(self, folder: str | Path) -> Path:
+        """Write a part's file and ``costs.json`` into a data folder, as the commands read it; returns the part's file.
+
+        The part is what ``split`` or ``take`` called it: "fit" and "test" make a folder. Raises InputError.
+        """
+        from offramp.cascades.graph.costs import write_costs
+        from offramp.features.store.writing import write_outputs
+
+        path = write_outputs(self.outputs, Path(folder))
+        write_costs(self.costs, path.with_name("costs.json"))
+        return path
+
     def _parted(self, first: Ints, n: int) -> tuple[Data, Data]:
         rest = np.setdiff1d(np.arange(n), first)
         if not len(first) or not len(rest):
@@ -226,8 +238,7 @@ def fit(
     named = tuple(policies or ())
     recipe = Recipe(topology, data.name, loss, named, answer, calibrate, agreement, pooled, points, seed)
     how = recipe.fit_settings
-    if "gate" in how.policies and not any("gate" in stage.measured for stage in data.outputs.stages):
-        raise InputError("stages with gates", "none", "policies")
+    recipe.refuse_gateless(data.outputs)
     learnt = replace(data.outputs.of(routes.stages), part="fit")
     picked = None if tune is None else replace(tune.outputs.of(routes.stages), part="tune")
     fitted, picking = fit_points(learnt, picked, routes, points, how)

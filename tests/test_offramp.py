@@ -19,7 +19,6 @@ from offramp.eval.commands import COMMANDS
 from offramp.eval.frontier import FILES
 from offramp.eval.frontier import main as frontier_command
 from offramp.eval.tune import main as tune_command
-from offramp.features.store.writing import write_outputs
 
 ROOT = Path(__file__).resolve().parents[1]
 COSTS = {"small": 1.0, "large": 9.0}
@@ -51,8 +50,7 @@ def test_a_frontier_made_through_the_door_is_the_commands_byte_for_byte(data: of
     folder.mkdir()
     fit, test = data.split(0.5, seed=3)
     for part, one in (("fit", fit), ("test", test)):
-        write_outputs(one.outputs.take(slice(None), part), folder)
-    (folder / "costs.json").write_text('{"unit": "ms", "stages": {"small": 1.0, "large": 9.0}}')
+        assert one.save(folder) == folder / f"{part}.outputs.npz"
     flags = ["--topology", "small_large", "--data", str(folder), "--points", "6", "--seed", "3"]
     assert frontier_command([*flags, "--out", str(tmp_path / "command")]) == 0
     written = offramp.fit(fit, "small_large", points=6, seed=3).evaluate(test).save(tmp_path / "door")
@@ -62,9 +60,7 @@ def test_a_frontier_made_through_the_door_is_the_commands_byte_for_byte(data: of
 
 
 def test_a_split_is_that_of_a_folder_of_one_part(data: offramp.Data, tmp_path: Path) -> None:
-    write_outputs(data.outputs.take(slice(None), "fit"), tmp_path)
-    (tmp_path / "fit.outputs.npz").rename(tmp_path / "outputs.npz")
-    (tmp_path / "costs.json").write_text('{"unit": "ms", "stages": {"small": 1.0, "large": 9.0}}')
+    data.save(tmp_path).rename(tmp_path / "outputs.npz")
     parts = offramp.read(tmp_path, seed=7)
     for mine, read in zip(data.split(0.5, seed=7), (parts["fit"], parts["test"]), strict=True):
         np.testing.assert_array_equal(mine.labels, read.labels)
@@ -75,8 +71,7 @@ def test_a_point_is_that_of_tuning_without_trials(data: offramp.Data, tmp_path: 
     parts = dict(zip(("fit", "rest"), data.split(0.5), strict=True))
     parts["certify"], parts["test"] = parts.pop("rest").split(0.5)
     for part, one in parts.items():
-        write_outputs(one.outputs.take(slice(None), part), tmp_path)
-    (tmp_path / "costs.json").write_text('{"unit": "ms", "stages": {"small": 1.0, "large": 9.0}}')
+        one.take(np.arange(len(one)), part).save(tmp_path)
     flags = ["--topology", "small_large", "--data", str(tmp_path), "--trials", "0", "--points", "6"]
     assert tune_command([*flags, "--max-error-increase", "0.02", "--out", str(tmp_path / "tuned")]) == 0
     tuned = offramp.load(tmp_path / "tuned" / "policy.json")

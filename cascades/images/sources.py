@@ -8,11 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from offramp.features.errors import InputError
-from offramp.features.registry import Registry
-
-if TYPE_CHECKING:
-    pass
 from offramp.cascades.images.files import _shown, _unreadable, refuse_odd
 from offramp.cascades.images.folder import _open_folder
 from offramp.cascades.images.npz import _open_npz
@@ -27,6 +22,8 @@ from offramp.cascades.images.torchvision import (
     _open_digits,
     _open_fashion,
 )
+from offramp.features.errors import InputError
+from offramp.features.registry import Registry
 
 if TYPE_CHECKING:
     from offramp.cascades.images.images import Images
@@ -66,7 +63,7 @@ def open_images(where: str | Path, classes: Sequence[str] | None = None) -> Imag
         if not fitting:
             known = f"images ({'; '.join(f'{name}: {source.about}' for name, source in SOURCES.items())})"
             raise InputError(known, "another file" if path.exists() else "no such file or folder", _shown(text))
-        source = fitting[0]
+        source = next((one for one in fitting if one is not SOURCES["folder"]), fitting[0])
     images = source(path)
     return images if classes is None else images.numbered_as(classes)
 
@@ -111,4 +108,4 @@ SOURCES: Registry[Source] = Registry(
         "folder": Source("a folder of a folder a class, such as ImageNet's val", Path.is_dir, _open_folder),
     },
 )
-"""Every format; a new one is two functions and a line here. The first that fits is taken."""
+"""Every format; a new one is two functions and a line here. The first that fits is taken, "folder" last."""

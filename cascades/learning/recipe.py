@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from offramp.cascades.files.datafolder import DataFolder
     from offramp.cascades.graph.routing import Routes
     from offramp.cascades.learning.fit import FitSettings
+    from offramp.features.outputs import Outputs
 
 LEAST_EXAMPLES = 50
 """Of a part: fewer than ten examples a fold can't tell one rule from another."""
@@ -57,10 +58,14 @@ class Recipe:
             if len(outputs) < LEAST_EXAMPLES:
                 found = f"{len(outputs)} in part {part!r}"
                 raise InputError(f"at least {LEAST_EXAMPLES} examples, to fit and to judge anything", found, data.name)
-        gates = any("gate" in stage.measured for outputs in data.parts.values() for stage in outputs.stages)
+        self.refuse_gateless(*data.parts.values())
+        return data, unroll(topology, data.costs)
+
+    def refuse_gateless(self, *parts: Outputs) -> None:
+        """Raises InputError for policies of gates where no stage has one."""
+        gates = any("gate" in stage.measured for outputs in parts for stage in outputs.stages)
         if "gate" in self.families and not gates:
             raise InputError("stages with gates (cascades.training --objective gated)", "none", "--policies gate")
-        return data, unroll(topology, data.costs)
 
     @property
     def fit_settings(self) -> FitSettings:

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from offramp.cascades.command.settings import guard, parse
-from offramp.cascades.models.weights import reason_of
-from offramp.features.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import nn
-
 from offramp.cascades.training.loop import (
-    AFRESH,
-    LOSS_EVERY,
+    Course,
     accuracy,
     augmented,
     fast_bfloat16,
+    groups_of,
     initialise,
     load,
     prepared,
-    ramp,
-    read_checkpoint,
     round_to_half,
     say,
+    train,
 )
+from offramp.features.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from offramp.cascades.training.loop import Labelled
 
 BATCH = 128
@@ -144,6 +137,7 @@ def run(settings: Settings) -> None:
             recipe = replace(recipe, rate=settings.rate)
         if settings.cutout is not None:
             recipe = replace(recipe, cutout=settings.cutout)
+        torch.manual_seed(settings.seed)  # what ``initialise`` leaves as it is built, such as biases, follows too
         module = ZOO[name].build(len(images.classes)).to(device).to(memory_format=torch.channels_last)
         start = None if settings.start is None else find_weights(name, settings.start)
         mixed = settings.mixed and fast_bfloat16(device)
@@ -157,8 +151,8 @@ def run(settings: Settings) -> None:
             "seed": str(settings.seed),
             "start": "random weights" if start is None else str(start),
         }
-        train = Training(module, data, recipe, epochs, settings.seed, mixed, start, about_run)
-        train.run(settings.out / f"{name}.checkpoint", name)
+        trainee = Backbone(name, module, recipe, mixed, about_run)
+        trainee.train(data, epochs, settings.seed, start, settings.out / f"{name}.checkpoint")
         about = {"architecture": name, "classes": "\n".join(images.classes), "epochs": str(epochs)}
         if settings.half:
             round_to_half(module)
@@ -169,113 +163,44 @@ def run(settings: Settings) -> None:
         save_weights(module, settings.out / f"{name}.safetensors", about, settings.half)
 
 
-@dataclass(frozen=True)
-class Training:
-    """One network's way through its epochs; all randomness follows from the seed and the epoch's number, so that a
-    run that was killed ends like one that was not."""
+class Backbone:
+    """A network of one answer, as the loop trains it: SGD with a momentum, cross-entropy, crops and flips."""
 
-    module: nn.Module
-    data: Labelled
-    recipe: Recipe
-    epochs: int
-    seed: int
-    mixed: bool
-    start: Path | None = None
-    """Weights to begin from: a warm restart (Loshchilov & Hutter, 2017); random ones if none."""
+    remedy = "a lower --rate?"
 
-    about: Mapping[str, str] = field(default_factory=dict)
-    """What a checkpoint must say of itself to be gone on from."""
+    def __init__(self, name: str, net: nn.Module, recipe: Recipe, mixed: bool, about: Mapping[str, str]) -> None:
+        self.name, self.net, self.recipe, self.mixed, self.about = name, net, recipe, mixed, about
+        self.log: list[dict[str, float]] = []
 
-    def run(self, checkpoint: Path, name: str) -> None:
-        """Train, writing ``checkpoint`` after every epoch and beginning behind the epoch that it holds."""
+    def train(self, data: Labelled, epochs: int, seed: int, start: Path | None, checkpoint: Path) -> None:
+        """From random weights, or from the file ``start``: a warm restart (Loshchilov & Hutter, 2017)."""
         import torch
-        from torch import nn
 
         from offramp.cascades.models.weights import put_weights, read_weights
 
-        matrices = [p for p in self.module.parameters() if p.ndim > 1]
-        others = [p for p in self.module.parameters() if p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": self.recipe.decay}, {"params": others, "weight_decay": 0.0}]
+        groups = groups_of(list(self.net.parameters()), self.recipe.decay)
         optimiser = torch.optim.SGD(groups, lr=self.recipe.rate, momentum=MOMENTUM, nesterov=True)
-        torch.manual_seed(self.seed)
-        if self.start is None:
-            initialise(self.module)
+        torch.manual_seed(seed)
+        if start is None:
+            initialise(self.net)
         else:
-            found = read_weights(self.start)
-            put_weights(self.module, found.tensors, name, str(self.start))
-        begin = self._restore(checkpoint, optimiser)
-        device = self.data.labels.device
-        per_epoch = len(self.data.labels) // BATCH
-        self.module.train()
-        with progress_bar(name, self.epochs * per_epoch) as advance:
-            advance(begin * per_epoch, "")
-            for epoch in range(begin, self.epochs):
-                start = time.perf_counter()
-                lost: list[float] = []
-                torch.manual_seed(self.seed * 100_003 + epoch)
-                order = torch.randperm(len(self.data.labels))
-                for step in range(per_epoch):
-                    rate = self.recipe.rate * ramp((epoch * per_epoch + step) / (self.epochs * per_epoch))
-                    for group in optimiser.param_groups:
-                        group["lr"] = rate
-                    rows = order[step * BATCH : (step + 1) * BATCH].to(device)
-                    small = epoch < self.recipe.small
-                    side, cutout = (SMALL, 0) if small else (0, self.recipe.cutout)
-                    images = augmented(self.data.images[rows], side, cutout, self.recipe.flip)
-                    with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed):
-                        loss = nn.functional.cross_entropy(self.module(images), self.data.labels[rows])
-                    optimiser.zero_grad()
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    optimiser.step()
-                    if step % LOSS_EVERY == 0 or step == per_epoch - 1:
-                        now = float(loss.detach())
-                        if not isfinite(now):
-                            at = f"{now} at step {step + 1} of epoch {epoch + 1}, rate {rate:g}"
-                            kept = f"; the checkpoint of epoch {epoch} is kept" if epoch else ""
-                            raise InputError("a finite loss (a lower --rate?)", at + kept, name)
-                        lost.append(now)
-                    advance(1, f"epoch {epoch + 1} of {self.epochs}")
-                seconds = time.perf_counter() - start
-                mean = sum(lost) / len(lost)
-                say(f"{name}: epoch {epoch + 1} of {self.epochs}: loss {mean:.4f}, {seconds:.1f} s")
-                self._save(checkpoint, optimiser, epoch + 1)
-        self.module.eval()
+            put_weights(self.net, read_weights(start).tensors, self.name, str(start))
+        train(self, data, optimiser, Course(epochs, BATCH, self.recipe.rate, seed), checkpoint)
 
-    def _save(self, path: Path, optimiser: Any, epoch: int) -> None:
+    def begin(self) -> None:
+        """See ``Trainee``."""
+        self.net.train()
+
+    def loss(self, images: Tensor, labels: Tensor, epoch: int, done: float) -> Tensor:  # noqa: ARG002
+        """See ``Trainee``."""
         import torch
+        from torch.nn import functional
 
-        from offramp.features.store.atomic import replacing
+        side, cutout = (SMALL, 0) if epoch < self.recipe.small else (0, self.recipe.cutout)
+        x = augmented(images, side, cutout, self.recipe.flip)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.mixed):
+            return functional.cross_entropy(self.net(x), labels)
 
-        held = {
-            "epoch": epoch,
-            "about": dict(self.about),
-            "module": self.module.state_dict(),
-            "optimiser": optimiser.state_dict(),
-        }
-        with replacing(path) as temporary:
-            torch.save(held, temporary)
-
-    def _restore(self, path: Path, optimiser: Any) -> int:
-        """Load the checkpoint if there is one; how many epochs are done."""
-
-        if not path.exists():
-            return 0
-        held = read_checkpoint(path, self.about, self.data.labels.device)
-        try:
-            self.module.load_state_dict(held["module"])
-            optimiser.load_state_dict(held["optimiser"])
-            return int(held["epoch"])
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"a checkpoint of this run {AFRESH}", reason_of(error), str(path)) from error
-
-
-@contextmanager
-def progress_bar(name: str, steps: int) -> Iterator[Any]:
-    """A bar over all steps on a terminal; nothing in a pipe."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(name, total=steps)
-        yield lambda steps, text: progress.update(task, advance=steps, description=f"{name} {text}")
+    def end(self, line: dict[str, float]) -> str:
+        """See ``Trainee``."""
+        return f"loss {line['loss']:.4f},"

@@ -6,26 +6,27 @@ import csv
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from offramp.cascades.command.progress import bar
 from offramp.cascades.command.settings import guard, parse
-from offramp.cascades.models.weights import reason_of, save_weights, weights_digest
+from offramp.cascades.models.weights import save_weights, weights_digest
 from offramp.cascades.models.zoo import BRANCHED, ZOO
-from offramp.cascades.training.backbone import progress_bar
 from offramp.cascades.training.loop import (
-    LOSS_EVERY,
+    EVALUATION_BATCH,
+    SHOWN,
+    Course,
     Labelled,
     augmented,
     fast_bfloat16,
+    groups_of,
     initialise,
     load,
     prepared,
-    ramp,
-    read_checkpoint,
     round_to_half,
     say,
+    train,
 )
 from offramp.features.errors import InputError
 
@@ -48,7 +49,6 @@ on a frozen one (Scardapane et al., 2020)."""
 RIDGE = 1e-4
 """Weight of half the squared coefficients of a frozen head, beside the mean cross-entropy."""
 
-EVALUATION_BATCH = 500
 WATCHED = 2_000
 """Test images on which the log follows the exits' accuracy."""
 
@@ -429,18 +429,18 @@ class Job:
         how = self.built.loaded.preprocessing
         parts: list[list[Any]] = [[] for _ in self.net.heads]
         self.net.eval()
-        with torch.inference_mode(), progress_bar(self.name, len(self.images)) as advance:
+        with torch.inference_mode(), bar(SHOWN, len(self.images), self.name) as update:
             for begin in range(0, len(self.images), EVALUATION_BATCH):
                 rows = range(begin, min(begin + EVALUATION_BATCH, len(self.images)))
                 pixels = torch.from_numpy(np.stack([how.cropped(self.images.image(i)) for i in rows]))
                 states = self.net.states(how.normalise(pixels.to(self.device)))
                 for part, state in zip(parts, states, strict=False):
                     part.append(pooled(state).float().cpu().numpy())
-                advance(len(rows), "what the exits see")
+                update(f"{self.name} what the exits see", advance=len(rows))
         return [np.concatenate(part) for part in parts], self.images.labels
 
     def train(self) -> None:
-        """Epoch by epoch, writing a checkpoint and the log after each, beginning behind the last one."""
+        """All epochs; what the gates say from then on is what they were trained to say in the end."""
         import torch
 
         settings, net = self.settings, self.net
@@ -449,59 +449,13 @@ class Job:
         net.requires_grad_(False)
         for parameter in trained:
             parameter.requires_grad_(True)
-        optimiser = torch.optim.AdamW(
-            [
-                {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.decay},
-                {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-            ],
-            lr=settings.rate,
-        )
-        path = settings.out / f"{self.name}.checkpoint"
-        begin = self._restore(path, optimiser)
-        per_epoch = len(data.labels) // settings.batch
-        flip = data.images.shape[1] == 3
-        with progress_bar(self.name, settings.epochs * per_epoch) as advance:
-            advance(begin * per_epoch, "")
-            for epoch in range(begin, settings.epochs):
-                start = time.perf_counter()
-                lost: list[float] = []
-                torch.manual_seed(settings.seed * 100_003 + epoch)
-                order = torch.randperm(len(data.labels))
-                self._mode(training=True)
-                for step in range(per_epoch):
-                    done = (epoch * per_epoch + step) / (settings.epochs * per_epoch)
-                    rate, self.sharp = settings.rate * ramp(done), settings.sharpen**done
-                    for group in optimiser.param_groups:
-                        group["lr"] = rate
-                    rows = order[step * settings.batch : (step + 1) * settings.batch].to(self.device)
-                    x = data.images[rows]
-                    if settings.augment:
-                        x = augmented(x, cutout=settings.cutout, flip=flip, pad=4 if flip else 2)
-                    loss = self._loss(x, data.labels[rows])
-                    if step % LOSS_EVERY == 0 or step == per_epoch - 1:
-                        self._heed(lost, float(loss.detach()), epoch, step, rate)
-                    optimiser.zero_grad()
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    optimiser.step()
-                    advance(1, f"epoch {epoch + 1} of {settings.epochs}")
-                net.eval()
-                if not all(bool(torch.isfinite(parameter).all()) for parameter in net.parameters()):
-                    kept = f"; the checkpoint of epoch {epoch} is kept" if epoch else ""
-                    raise InputError(
-                        "finite weights (a lower --rate?)", f"others after epoch {epoch + 1}{kept}", self.name
-                    )
-                seconds = time.perf_counter() - start
-                line = {"epoch": epoch + 1, "loss": sum(lost) / len(lost), "seconds": seconds} | self._watch()
-                self.log.append(line)
-                told = ", ".join(f"{key} {value:.4g}" for key, value in line.items() if key not in ("epoch", "seconds"))
-                say(f"{self.name}: epoch {epoch + 1} of {settings.epochs}: {told}; {seconds:.1f} s")
-                self._save(path, optimiser, epoch + 1)
-                self._write_log()
-        with torch.no_grad():  # what the gates say from now on is what they were trained to say in the end
+        optimiser = torch.optim.AdamW(groups_of(trained, settings.decay), lr=settings.rate)
+        course = Course(settings.epochs, settings.batch, settings.rate, settings.seed)
+        train(self, data, optimiser, course, settings.out / f"{self.name}.checkpoint")
+        with torch.no_grad():
             for parameter in net.gates.parameters():
                 parameter.mul_(settings.sharpen)
         self.sharp = 1.0
-        net.eval()
 
     def _trained(self) -> list[nn.Parameter]:
         """What is not frozen."""
@@ -514,22 +468,40 @@ class Job:
             new = [net]
         return [parameter for module in new for parameter in module.parameters()]
 
-    def _mode(self, training: bool) -> None:
+    @property
+    def remedy(self) -> str:
+        """See ``Trainee``."""
+        return "a lower --rate, or --price?" if self.settings.price else "a lower --rate?"
+
+    def begin(self) -> None:
         """What is frozen stays in evaluation mode: its batch norms must not move."""
-        self.net.train(training)
+        self.net.train()
         frozen = self.settings.objective == "frozen" or self.settings.freeze
         if frozen:
             self.net.backbone.eval()
         if frozen and self.settings.objective == "gated" and self.built.trained_heads:
             self.net.heads.eval()
 
-    def _loss(self, x: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, images: Tensor, labels: Tensor, epoch: int, done: float) -> Tensor:  # noqa: ARG002
+        """See ``Trainee``."""
         import torch
 
-        mixed = self.settings.mixed and fast_bfloat16(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+        settings, x = self.settings, images
+        self.sharp = settings.sharpen**done
+        if settings.augment:
+            colour = images.shape[1] == 3
+            x = augmented(images, cutout=settings.cutout, flip=colour, pad=4 if colour else 2)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.mixed and fast_bfloat16(self.device)):
             spoken = self.said(x)
         return self.objective(spoken, labels)
+
+    def end(self, line: dict[str, float]) -> str:
+        """Accuracy of every exit, and of the gates' choice with the share that stops at each, on some test images."""
+        if self.test is not None:
+            line |= self.measured(Labelled(self.test.images[:WATCHED], self.test.labels[:WATCHED]))
+        self._write_log([*self.log, line])
+        told = (f"{key} {value:.4g}" for key, value in line.items() if key not in ("epoch", "seconds"))
+        return f"{', '.join(told)};"
 
     def said(self, x: Tensor) -> BranchOutputs:
         """What all exits, and the gates if there are some, say of images (n, c, h, w)."""
@@ -544,22 +516,8 @@ class Job:
                 gates.append(self.net.gate(i, state))
         return BranchOutputs(logits, self.sharp * torch.stack(gates, dim=1) if gates else None)
 
-    def _heed(self, lost: list[float], now: float, epoch: int, step: int, rate: float) -> None:
-        if not isfinite(now):
-            at = f"{now} at or up to {LOSS_EVERY - 1} steps before step {step + 1} of epoch {epoch + 1}, rate {rate:g}"
-            kept = f"; the checkpoint of epoch {epoch} is kept" if epoch else ""
-            why = "a lower --rate, or --price?" if self.settings.price else "a lower --rate?"
-            raise InputError(f"a finite loss ({why})", at + kept, self.name)
-        lost.append(now)
-
-    def _watch(self, images: int = WATCHED) -> dict[str, float]:
-        """Accuracy of every exit, and of the gates' choice with the share that stops at each, on test images."""
-        if self.test is None:
-            return {}
-        return self.measured(Labelled(self.test.images[:images], self.test.labels[:images]))
-
     def measured(self, data: Labelled) -> dict[str, float]:
-        """As ``_watch``, on ``data``."""
+        """Accuracy and share of every exit, and of the gates' choice, on ``data``."""
         import torch
 
         right = torch.zeros(len(self.net), dtype=torch.float64)
@@ -617,7 +575,8 @@ class Job:
                 all_at_one += "are no trade-off at this price (or were not trained for long enough)"
             say(f"{self.name}: exits that get no examples: {', '.join(starved)}{all_at_one}")
 
-    def _about(self) -> dict[str, str]:
+    @property
+    def about(self) -> dict[str, str]:
         """What a run must share with the one whose checkpoint it goes on from."""
         settings = self.settings
         kept = (
@@ -647,37 +606,7 @@ class Job:
             **{key: str(getattr(settings, key)) for key in kept},
         }
 
-    def _save(self, path: Path, optimiser: Any, epoch: int) -> None:
-        import torch
-
-        from offramp.features.store.atomic import replacing
-
-        held = {
-            "epoch": epoch,
-            "about": self._about(),
-            "module": self.net.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "log": self.log,
-        }
-        with replacing(path) as temporary:
-            torch.save(held, temporary)
-
-    def _restore(self, path: Path, optimiser: Any) -> int:
-        """Load the checkpoint if there is one; how many epochs are done."""
-        if not path.exists():
-            return 0
-        held = read_checkpoint(path, self._about(), self.device)
-        try:
-            self.net.load_state_dict(held["module"])
-            optimiser.load_state_dict(held["optimiser"])
-            self.log = list(held["log"])
-            return int(held["epoch"])
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                "a checkpoint of this run (delete it to begin anew)", reason_of(error), str(path)
-            ) from error
-
-    def _write_log(self) -> None:
+    def _write_log(self, log: Sequence[Mapping[str, float]]) -> None:
         """The log as a table and as a picture."""
         from offramp.features.store.atomic import replacing
 
@@ -685,12 +614,12 @@ class Job:
             replacing(self.settings.out / f"{self.name}.log.csv") as temporary,
             temporary.open("w", newline="") as file,
         ):
-            table = csv.DictWriter(file, list(dict.fromkeys(key for line in self.log for key in line)), restval="")
+            table = csv.DictWriter(file, list(dict.fromkeys(key for line in log for key in line)), restval="")
             table.writeheader()
-            table.writerows(self.log)
-        if any(key.startswith("accuracy") for key in self.log[-1]):
+            table.writerows(log)
+        if any(key.startswith("accuracy") for key in log[-1]):
             with replacing(self.settings.out / f"{self.name}.log.png") as temporary:
-                log_picture(self.log, self.name).savefig(temporary, format="png", dpi=150)
+                log_picture(log, self.name).savefig(temporary, format="png", dpi=150)
 
 
 def log_picture(log: Sequence[Mapping[str, float]], name: str) -> Figure:

@@ -1,13 +1,16 @@
-"""What both trainings share: data, augmentation, schedule, checkpoints, accuracy."""
+"""What both trainings share: data, augmentation, the way through the epochs with its checkpoints, accuracy."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from offramp.cascades.command.progress import bar
 from offramp.cascades.models.weights import reason_of
 from offramp.features.errors import InputError
 
@@ -31,6 +34,9 @@ EVALUATION_BATCH = 500
 
 LOSS_EVERY = 10
 """Steps between two looks at the loss: each waits for the device."""
+
+SHOWN = ("text", "bar", "percent", "remaining")
+"""What the bar shows."""
 
 
 def prepared(out: Path, device: str, threads: int | None) -> torch.device:
@@ -94,6 +100,124 @@ def augmented(images: Tensor, side: int = 0, cutout: int = 0, flip: bool = True,
         )
         out = out.masked_fill(blank[:, None].to(device), 0.0)
     return out.contiguous(memory_format=torch.channels_last)
+
+
+class Trainee(Protocol):
+    """Who is trained: what the loop asks of a network and its objective."""
+
+    name: str
+    log: list[dict[str, float]]
+    """A line for each epoch that is done."""
+
+    @property
+    def net(self) -> nn.Module:
+        """The network, which a checkpoint holds."""
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """What a run must share with the one whose checkpoint it goes on from."""
+
+    @property
+    def remedy(self) -> str:
+        """What may help where the loss is not finite, such as "a lower --rate?"."""
+
+    def begin(self) -> None:
+        """Set up the modes of the modules for an epoch of training."""
+
+    def loss(self, images: Tensor, labels: Tensor, epoch: int, done: float) -> Tensor:
+        """Of a batch as it is stored, at a share ``done`` of all steps."""
+
+    def end(self, line: dict[str, float]) -> str:
+        """Looks at an epoch that is done, adds to its ``line`` and says it in words, the seconds left out."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long and how fast: ``epochs`` of batches of ``batch``, a peak ``rate``; all randomness follows from ``seed``
+    and the epoch's number, so that a run that was killed ends like one that was not."""
+
+    epochs: int
+    batch: int
+    rate: float
+    seed: int
+
+
+def train(trainee: Trainee, data: Labelled, optimiser: Any, course: Course, checkpoint: Path) -> None:
+    """Epoch by epoch, writing ``checkpoint`` after each and beginning behind the epoch that it holds.
+
+    Raises InputError for a checkpoint of another run, and for a loss or weights that are not finite.
+    """
+    import torch
+
+    begun = _restore(trainee, checkpoint, optimiser, data.labels.device)
+    name, epochs, per_epoch = trainee.name, course.epochs, len(data.labels) // course.batch
+    with bar(SHOWN, epochs * per_epoch, name) as update:
+        update(f"{name} ", advance=begun * per_epoch)
+        for epoch in range(begun, epochs):
+            start, lost = time.perf_counter(), list[float]()
+            kept = f"; the checkpoint of epoch {epoch} is kept" if epoch else ""
+            torch.manual_seed(course.seed * 100_003 + epoch)
+            order = torch.randperm(len(data.labels))
+            trainee.begin()
+            for step in range(per_epoch):
+                done = (epoch * per_epoch + step) / (epochs * per_epoch)
+                rate = course.rate * ramp(done)
+                for group in optimiser.param_groups:
+                    group["lr"] = rate
+                rows = order[step * course.batch : (step + 1) * course.batch].to(data.labels.device)
+                loss = trainee.loss(data.images[rows], data.labels[rows], epoch, done)
+                if step % LOSS_EVERY == 0 or step == per_epoch - 1:
+                    lost.append(float(loss.detach()))
+                    if not isfinite(lost[-1]):
+                        at = f"{lost[-1]} at or up to {LOSS_EVERY - 1} steps before step {step + 1}"
+                        at += f" of epoch {epoch + 1}, rate {rate:g}{kept}"
+                        raise InputError(f"a finite loss ({trainee.remedy})", at, name)
+                optimiser.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                update(f"{name} epoch {epoch + 1} of {epochs}", advance=1)
+            trainee.net.eval()
+            if not all(bool(torch.isfinite(parameter).all()) for parameter in trainee.net.parameters()):
+                raise InputError("finite weights (a lower --rate?)", f"others after epoch {epoch + 1}{kept}", name)
+            seconds = time.perf_counter() - start
+            line = {"epoch": epoch + 1, "loss": sum(lost) / len(lost), "seconds": seconds}
+            told = trainee.end(line)
+            trainee.log.append(line)
+            say(f"{name}: epoch {epoch + 1} of {epochs}: {told} {seconds:.1f} s")
+            _save(trainee, checkpoint, optimiser, epoch + 1)
+    trainee.net.eval()
+
+
+def _save(trainee: Trainee, path: Path, optimiser: Any, epoch: int) -> None:
+    import torch
+
+    from offramp.features.store.atomic import replacing
+
+    weights = {"module": trainee.net.state_dict(), "optimiser": optimiser.state_dict()}
+    with replacing(path) as temporary:
+        torch.save({"epoch": epoch, "about": dict(trainee.about), **weights, "log": trainee.log}, temporary)
+
+
+def _restore(trainee: Trainee, path: Path, optimiser: Any, device: torch.device) -> int:
+    """Load the checkpoint if there is one; how many epochs are done."""
+    if not path.exists():
+        return 0
+    held = read_checkpoint(path, trainee.about, device)
+    try:
+        trainee.net.load_state_dict(held["module"])
+        optimiser.load_state_dict(held["optimiser"])
+        trainee.log[:] = held.get("log", ())
+        return int(held["epoch"])
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"a checkpoint of this run {AFRESH}", reason_of(error), str(path)) from error
+
+
+def groups_of(parameters: Sequence[nn.Parameter], decay: float) -> list[dict[str, Any]]:
+    """For an optimiser: matrices, whose weights decay, and the others, whose don't."""
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
 
 
 AFRESH = "(delete it to begin anew, or choose another --out)"

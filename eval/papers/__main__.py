@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from offramp.cascades.command.settings import guard, parse
-from offramp.features.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 from offramp.eval.papers.adaptive import AdaptiveSettings, adaptive
 from offramp.eval.papers.branchynet import Settings, branchynet
+from offramp.features.errors import InputError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

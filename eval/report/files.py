@@ -40,18 +40,6 @@ class Folder:
 
     path: Path
 
-    def write_csv(self, name: str, frame: pd.DataFrame) -> Path:
-        """Writes a table; see ``csv_bytes``."""
-        return self.write_bytes(name, csv_bytes(frame))
-
-    def write_json(self, name: str, value: Any) -> Path:
-        """Writes JSON; see ``json_bytes``."""
-        return self.write_bytes(name, json_bytes(value))
-
-    def write_png(self, name: str, figure: Figure) -> Path:
-        """Writes a picture; see ``png_bytes``."""
-        return self.write_bytes(name, png_bytes(figure))
-
     def write_all(self, contents: Mapping[str, bytes], tie: str = "") -> list[Path]:
         """Writes every file to a temporary name first and renames them together, so that a run that is killed, or
         finds the disk full, leaves the old set whole, or one that ``refuse_mixed`` tells.
@@ -69,10 +57,6 @@ class Folder:
             for temporary, content in zip(temporaries, contents.values(), strict=True):
                 temporary.write_bytes(content)
         return paths
-
-    def write_bytes(self, name: str, content: bytes) -> Path:
-        """Writes to a temporary name beside the target, makes sure of the disk, and renames; returns the target."""
-        return self.write_all({name: content})[0]
 
 
 def refuse_mixed(folder: Path, names: Sequence[str], tie: str = "summary.json") -> tuple[str, ...]:

@@ -49,17 +49,6 @@ class Interval:
     error: Estimate
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One routing against another on the same examples.
-
-    ``speedup`` is the other's mean cost divided by this one's; ``extra_error`` this one's mean loss minus the other's.
-    """
-
-    speedup: Estimate
-    extra_error: Estimate
-
-
 def interval(routing: Routing, how: Bootstrap = BOOTSTRAP) -> Interval:
     """Mean cost and mean loss of a routing, with percentile bootstrap intervals over its examples.
 
@@ -68,13 +57,6 @@ def interval(routing: Routing, how: Bootstrap = BOOTSTRAP) -> Interval:
     means = resampled([routing], how)[:, 0]
     (cost, error), ends = means[0].tolist(), np.quantile(means[1:], _ends(how), axis=0).T.tolist()
     return Interval(Estimate(cost, *ends[0]), Estimate(error, *ends[1]))
-
-
-def compare(routing: Routing, other: Routing, how: Bootstrap = BOOTSTRAP) -> Comparison:
-    """How many times less ``routing`` costs than ``other``, and how much more it loses, by paired bootstrap."""
-    means = resampled([routing, other], how)
-    speedup = ratio(means[:, 1, 0], means[:, 0, 0])
-    return Comparison(estimate(speedup, how), estimate(means[:, 0, 1] - means[:, 1, 1], how))
 
 
 def resampled(routings: Sequence[Routing], how: Bootstrap = BOOTSTRAP) -> Floats:

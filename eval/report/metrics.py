@@ -49,12 +49,6 @@ def costs_errors(points: Sequence[OperatingPoint]) -> tuple[Floats, Floats]:
     return np.array([p.routing.mean_cost for p in points]), np.array([p.routing.error for p in points])
 
 
-def least_error(cost: Floats, error: Floats, budget: float) -> float:
-    """The least error on the hull of q points at a mean cost of ``budget``, flat to the right; NaN if all cost more."""
-    hull = lower_hull(cost, error)
-    return float(np.interp(budget, cost[hull], error[hull], left=np.nan))
-
-
 def least_cost(cost: Floats, error: Floats, target: float) -> float:
     """The least cost on the hull of q points whose error is at most ``target``; NaN if no point reaches it."""
     hull = lower_hull(cost, error)[::-1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from math import floor, log10
 from pathlib import Path
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
     from offramp.oracles.router import Router
 
-WIDTH = 100
 STYLES = {"policy_ahead": "bold green", "threshold_as_good": "bold", "behind": "bold yellow", "no_help": "bold yellow"}
 
 Record = Mapping[str, Any]
@@ -24,25 +22,14 @@ Record = Mapping[str, Any]
 
 def show(summary: Record, files: Sequence[Path] = (), stream: TextIO | None = None) -> None:
     """Prints the tables, the verdict and where the files are; at most ``WIDTH`` columns, plain text in a pipe."""
-    from rich.console import Console
     from rich.text import Text
 
-    stream = stream or sys.stdout
-    if stream is None:  # closed before the program began
-        return
-    console = Console(file=stream, markup=False, emoji=False, highlight=False)
-    # A pipe has no width of its own; rich would take 80.
-    console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
+    from offramp.cascades.command import console
+
     verdict = summary["verdict"]
-    with console.capture() as capture:
-        for table in (budget_table(summary), speed_table(summary), *metric_table(summary)):
-            console.print(table)
-        console.print(Text(verdict["text"], STYLES.get(verdict["code"], "")))
-        for file in files:
-            console.print(Text(f"  {file}"), soft_wrap=True)
-    # A terminal that can't show a unit's letters is no reason to stop.
-    encoding = stream.encoding or "utf-8"
-    stream.write(capture.get().encode(encoding, "replace").decode(encoding))
+    said = Text(verdict["text"], STYLES.get(verdict["code"], ""))
+    tables = [budget_table(summary), speed_table(summary), *metric_table(summary)]
+    console.show([*tables, said, *(f"  {file}" for file in files)], stream)
 
 
 def budget_table(summary: Record) -> Table:

@@ -184,12 +184,10 @@ def read_problem(settings: Settings) -> Problem:
     from offramp.cascades.graph.routing import largest
     from offramp.cascades.graph.topology import parse_topology, unroll
     from offramp.cascades.learning.answers import LOSSES
-    from offramp.cascades.learning.fit import FitSettings
+    from offramp.cascades.learning.recipe import Recipe
     from offramp.cascades.learning.targets import Target, check_target, parse_budget, parse_shares
     from offramp.eval.guarantees.holdout import pooled
     from offramp.eval.tuning.subtopologies import sub_topologies
-    from offramp.features.confidence import TOP
-    from offramp.features.evidence import EvidenceSettings
     from offramp.features.outputs import LEARNT
 
     whole = read_folder(settings.data, settings.seed)
@@ -207,14 +205,10 @@ def read_problem(settings: Settings) -> Problem:
     learnt = replace(learnt, part=LEARNT[0])
     if len(learnt) < LEAST_EXAMPLES:
         raise InputError(f"at least {LEAST_EXAMPLES} examples to learn from", str(len(learnt)), data.name)
-    measured = {name for stage in learnt.stages if stage.logits is not None for name in stage.measured}
-    if "gate" in settings.policies and "gate" not in measured:
-        raise InputError("stages with gates (cascades.training --objective gated)", "none", "--policies gate")
-    looks = {"measured": ("gate",)} if "gate" in settings.policies else {}
-    evidence = EvidenceSettings(ranks=max(TOP, LOSSES[settings.loss].ranks), **looks)  # type: ignore[arg-type]
-    plain = FitSettings(
-        tuple(dict.fromkeys(settings.policies)), loss=settings.loss, evidence=evidence, seed=settings.seed
-    )
+    policies = tuple(dict.fromkeys(settings.policies))
+    recipe = Recipe(settings.topology, loss=settings.loss, policies=policies, seed=settings.seed)
+    recipe.refuse_gateless(learnt)
+    plain = recipe.fit_settings
     # what the promise is held against, or speaks of, can't be left out
     bound = {routes.stages[largest(routes)]} if target.error_increase is not None else set()
     bound |= set(shares) | ({routes.stages[-1]} if LOSSES[settings.loss].excess else set())

@@ -8,11 +8,12 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from offramp.cascades.command.progress import bar
 from offramp.cascades.command.settings import FAILED, INTERRUPTED
 from offramp.eval.tuning.plan import Plan, digest, labelled
 from offramp.eval.tuning.problem import Problem, Settings, read_problem
@@ -32,6 +33,10 @@ multipliers of two, and neighbours so close that the line between two is a hundr
 
 WIDE_PRICES = 14
 """Prices where a whole front is searched rather than one point of it."""
+
+
+SHOWN = ("bar", "count", "elapsed", "left", "remaining", "text")
+"""What the bar shows: trials done, the time they took and the time left, the best so far."""
 
 
 @dataclass(frozen=True)
@@ -116,11 +121,11 @@ def search(problem: Problem, plain: Solved) -> Searched:
     evaluation = FoldEvaluation(problem, prices, settings.folds, settings.seed)
     begin, seen, stopped, code = time.monotonic(), list[Any](), "", 0
     where = f"study {settings.study!r} in {shown(opened.plan.storage)}"
-    with _helpers(settings) as helpers, _bar(settings.trials) as bar:
+    with _helpers(settings) as helpers, bar(SHOWN, settings.trials, "") as update:
 
         def told(trials: Sequence[FrozenTrial]) -> None:
             seen[:] = trials
-            bar(len(ended(problem, trials)), _best_text(problem, trials))
+            update(_best_text(problem, trials), completed=len(ended(problem, trials)))
 
         try:
             work(opened, evaluation.evaluate, told)
@@ -177,33 +182,6 @@ def help_with(settings: Settings, parent: int) -> None:
         opened = open_study(plan_of(problem))
         prices = opened.noted("prices", lambda: [])
         work(opened, FoldEvaluation(problem, prices, settings.folds, settings.seed).evaluate, told, alone=True)
-
-
-@contextmanager
-def _bar(trials: int) -> Iterator[Callable[[int, str], None]]:
-    """Trials done, the best so far and the time left, on a terminal; nothing in a pipe."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (
-        *(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=trials)
-
-        def update(finished: int, text: str) -> None:
-            progress.update(task, completed=finished, description=text)
-
-        yield update
 
 
 def _best_text(problem: Problem, trials: Sequence[FrozenTrial]) -> str:

@@ -62,6 +62,16 @@ def test_it_learns_what_is_easy(tmp_path: Path) -> None:
     assert float(told["test_accuracy"]) >= 0.95
 
 
+def test_the_same_seed_trains_the_same_network(tmp_path: Path) -> None:
+    """LeNet has biases, which are drawn when it is built."""
+    images = dataset(tmp_path / "train.npz", 128)
+    for out, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        flags = [*arguments(images, tmp_path / out, "--epochs", "1", "--seed", seed), "--models", "lenet"]
+        assert main(flags) == 0
+    one, same, other = ((tmp_path / out / "lenet.safetensors").read_bytes() for out in "abc")
+    assert one == same != other
+
+
 def test_a_killed_run_ends_as_an_unbroken_one(tmp_path: Path) -> None:
     images = dataset(tmp_path / "train.npz", 256)
     flags = ("--epochs", "30")

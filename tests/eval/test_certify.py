@@ -26,7 +26,7 @@ from offramp.cascades.learning.outcomes import single_outcomes
 from offramp.cascades.learning.points import Mixture, digest_of, fit_points
 from offramp.cascades.learning.recipe import Recipe
 from offramp.cascades.learning.targets import Target, expected_of, solve
-from offramp.eval.certify import NONE_CERTIFIED, main, none_text
+from offramp.eval.certify import NONE_CERTIFIED, main
 from offramp.eval.guarantees.bounds import binomial_p, paired_p
 from offramp.eval.guarantees.certificate import (
     BELOW,
@@ -45,6 +45,7 @@ from offramp.eval.guarantees.certificate import (
 from offramp.eval.guarantees.certificate import certify as certify_policy
 from offramp.eval.guarantees.claims import Claim, cost_p, fixed_sequence, risk_bound, risk_p
 from offramp.eval.guarantees.holdout import certification_examples, groups_of, pooled, refuse_repeated, shared_examples
+from offramp.eval.guarantees.shown import none_text
 from offramp.features.errors import InputError
 from offramp.features.outputs import Outputs, Stage
 

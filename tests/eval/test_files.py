@@ -1,5 +1,6 @@
 import json
 import os
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from offramp.eval.report.files import Folder, frontier_frame, writable
+from offramp.eval.report.files import Folder, csv_bytes, frontier_frame, json_bytes, png_bytes, writable
 from offramp.eval.report.intervals import Bootstrap, interval
 from offramp.features.errors import InputError
 
@@ -71,32 +72,32 @@ def test_a_folder_where_a_file_must_go(tmp_path):
 def test_files_replace_older_ones_and_leave_nothing_else(tmp_path):
     folder = Folder(tmp_path)
     for value in (1, 2):
-        assert folder.write_json("a.json", {"é": value}) == tmp_path / "a.json"
+        assert folder.write_all({"a.json": json_bytes({"é": value})})[0] == tmp_path / "a.json"
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"é": 2}
     assert names(tmp_path) == ["a.json"]
 
 
 def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch):
     folder = Folder(tmp_path)
-    folder.write_bytes("a.bin", b"old")
+    folder.write_all({"a.bin": b"old"})
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        folder.write_bytes("a.bin", b"new")
+        folder.write_all({"a.bin": b"new"})
     assert (tmp_path / "a.bin").read_bytes() == b"old"
     assert names(tmp_path) == ["a.bin"]
 
 
 def test_target_is_never_there_by_halves(tmp_path, monkeypatch):
     folder = Folder(tmp_path)
-    folder.write_bytes("a.bin", b"old")
+    folder.write_all({"a.bin": b"old"})
     seen = []
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (seen.append((tmp_path / "a.bin").read_bytes()), fsync(fd)))
-    folder.write_bytes("a.bin", b"new")
+    folder.write_all({"a.bin": b"new"})
     assert seen == [b"old", b"new"]  # the file before it is renamed, then the folder
     assert (tmp_path / "a.bin").read_bytes() == b"new"
 
@@ -105,18 +106,18 @@ def test_a_part_left_behind_by_a_killed_run_is_no_hindrance(tmp_path):
     for left in (f".a.bin.{os.getpid()}.part", ".a.bin.0123456789abcdef.tmp"):  # of an earlier version, and of this
         (tmp_path / left).write_bytes(b"half")
         os.utime(tmp_path / left, (0, 0))
-    Folder(tmp_path).write_bytes("a.bin", b"new")
+    Folder(tmp_path).write_all({"a.bin": b"new"})
     assert names(tmp_path) == ["a.bin"]
 
 
 def test_json_that_is_none_is_refused(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
-        Folder(tmp_path).write_json("a.json", {"x": float("nan")})
+        json_bytes({"x": float("nan")})
     assert names(tmp_path) == []
 
 
 def test_floats_are_written_with_ten_digits(tmp_path):
-    path = Folder(tmp_path).write_csv("a.csv", pd.DataFrame({"x": [1 / 3, np.nan], "y": ["a", "b,c"]}))
+    path = Folder(tmp_path).write_all({"a.csv": csv_bytes(pd.DataFrame({"x": [1 / 3, np.nan], "y": ["a", "b,c"]}))})[0]
     assert path.read_bytes() == b'x,y\n0.3333333333,a\n,"b,c"\n'
 
 
@@ -124,7 +125,7 @@ def test_picture_bytes_are_the_same_again(tmp_path):
     def draw():
         figure = Figure(figsize=(8, 4))
         figure.add_subplot().plot([1, 2], [3, 4])
-        return Folder(tmp_path).write_png("a.png", figure).read_bytes()
+        return Folder(tmp_path).write_all({"a.png": png_bytes(figure)})[0].read_bytes()
 
     first = draw()
     assert first == draw()
@@ -163,15 +164,12 @@ def test_stages_of_all_routes_get_a_column(world, routes):
 
 def test_same_seed_same_bytes(world, tmp_path):
     fit, test = world(policy=0.9, n=300)
-    written = [
-        Folder(tmp_path).write_csv("f.csv", frontier_frame(fit, test, Bootstrap(seed=seed))).read_bytes()
-        for seed in (0, 0, 1)
-    ]
+    written = [csv_bytes(frontier_frame(fit, test, Bootstrap(seed=seed))) for seed in (0, 0, 1)]
     assert written[0] == written[1] != written[2]
 
 
 def test_frame_survives_the_csv(world, tmp_path):
     frame = frontier_frame(*world(policy=0.9, n=300))
-    back = pd.read_csv(Folder(tmp_path).write_csv("f.csv", frame), keep_default_na=True, na_filter=True)
+    back = pd.read_csv(BytesIO(csv_bytes(frame)), keep_default_na=True, na_filter=True)
     assert back["cost"].to_numpy() == pytest.approx(frame["cost"].to_numpy(), rel=1e-9)
     assert back["router"].to_list() == frame["router"].to_list()

@@ -17,8 +17,9 @@ from offramp.cascades.files.embedded import EMBEDDED
 pytest.importorskip("torch", reason="running networks needs torch: install offramp[models]")
 
 from offramp.cascades.files.provenance import PICTURES
+from offramp.eval.measured.picking import picked_on
 from offramp.eval.measured.trial import extra_error, wilson
-from offramp.eval.run import main, picked_on
+from offramp.eval.run import main
 from offramp.features.errors import InputError
 
 pytestmark = pytest.mark.slow

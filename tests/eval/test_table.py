@@ -3,8 +3,9 @@ import json
 
 import pytest
 
+from offramp.cascades.command.console import WIDTH
 from offramp.eval.report.summary import summarise
-from offramp.eval.report.table import WIDTH, budget_table, number, show, speed_table
+from offramp.eval.report.table import budget_table, number, show, speed_table
 
 
 class Stream(io.StringIO):
