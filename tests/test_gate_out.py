@@ -129,7 +129,7 @@ folder = writable(Path(sys.argv[1]), "--out")
 for _ in range(25):
     one = {"frontier.csv": sys.argv[2].encode() * 300_000, "summary.json": b"{}"}
     folder.write_all(one, tie="summary.json")
-    folder.write_bytes("alone.json", one["frontier.csv"])
+    folder.write_all({"alone.json": one["frontier.csv"]})
 """
 
 

@@ -30,9 +30,9 @@ from offramp.cascades.files.provenance import noted, reports
 from offramp.cascades.graph.costs import read_costs
 from offramp.eval.frontier import main as frontier
 from offramp.eval.guarantees.reference import EDGES, Subject
+from offramp.eval.measured.picking import picked_on
 from offramp.eval.monitoring.routinglog import Log, read_log, write_log
 from offramp.eval.profile import read_profile
-from offramp.eval.run import picked_on
 from offramp.features.errors import InputError
 from offramp.features.outputs import Outputs
 from offramp.features.store import limits
