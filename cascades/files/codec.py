@@ -28,7 +28,14 @@ OWN = (Sweep, UnionRules, Routes, Reader, EvidenceSettings, Pool, PooledDoubt, A
 def types() -> dict[str, type]:
     """What a file may hold, by name: nothing else is ever made from one. A new policy's rules and their parts join."""
     kinds = [kind for policy in POLICIES.values() for kind in (policy.rules, *policy.parts)]
-    return {kind.__name__: kind for kind in (*OWN, *kinds)}
+    found: dict[str, type] = {}
+    for kind in (*OWN, *kinds):
+        if found.setdefault(kind.__name__, kind) is not kind:
+            other = f"{kind.__module__} and {found[kind.__name__].__module__}"
+            raise InputError(
+                "rules and parts of policies whose names differ", f"{kind.__name__} of {other}", "policies"
+            )
+    return found
 
 
 DTYPES = {"f": "float64", "i": "int64", "u": "int64", "b": "bool"}

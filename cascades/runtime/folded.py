@@ -111,7 +111,7 @@ class FoldedPolicy:
             feature, i = FEATURES[what], self.owners.index(owner)
             return lambda seen: seen.ops.back(feature(seen.confidences[i]), seen.best)
         first, _, second = owner.partition("~")
-        if first in self.names and second in self.owners and what in PAIR:
+        if first in self.owners and second in self.owners and what in PAIR:
             return _bound(PAIR[what], self.owners.index(first), self.owners.index(second))
         if what.startswith("is_") and owner == "belief":
             wanted = int(what.removeprefix("is_"))

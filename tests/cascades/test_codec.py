@@ -242,3 +242,15 @@ def test_only_types_of_this_program_are_ever_made() -> None:
     assert homes <= {"features", "policies", "cascades"}
     assert all(name == kind.__name__ for name, kind in types().items())
     assert {Sweep, UnionRules, Routes, EvidenceSettings, Spline} <= set(types().values())
+
+
+def test_rules_of_a_plug_in_do_not_take_the_place_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ThresholdRules:
+        pass
+
+    class Other:
+        rules, parts = ThresholdRules, ()
+
+    monkeypatch.setitem(POLICIES, "other", Other())
+    with pytest.raises(InputError, match="ThresholdRules of"):
+        types()
