@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -95,41 +94,5 @@ def _read(logits: Floats, temperature: float, part: slice, out: Confidence) -> N
             out.top[rows, rank], out.top_logp[rows, rank] = best, z[index, best] - log_total
 
 
-def _max_probability(seen: Confidence) -> Floats:
-    return np.asarray(np.exp(seen.top_logp[:, 0]))
-
-
-def _margin(seen: Confidence) -> Floats:
-    """Log odds of the best class over the second; the largest float32 exponent where there is one class only."""
-    return np.asarray(np.minimum(_rank(seen, 0) - _rank(seen, 1), FARTHEST))
-
-
-def _second_margin(seen: Confidence) -> Floats:
-    return np.asarray(np.minimum(_rank(seen, 1) - _rank(seen, 2), FARTHEST))
-
-
-def _doubt(seen: Confidence) -> Floats:
-    """Log probability that the best class is wrong: spreads out the many examples that are almost sure."""
-    return np.asarray(np.log(np.maximum(-np.expm1(np.minimum(seen.top_logp[:, 0], 0)), np.exp(-FARTHEST))))
-
-
-def _rank(seen: Confidence, rank: int) -> Floats:
-    if rank < seen.top_logp.shape[1]:
-        return np.asarray(np.maximum(seen.top_logp[:, rank], -FARTHEST))
-    return np.full(len(seen.top_logp), -FARTHEST, np.float32)
-
-
 FARTHEST = np.float32(15.0)
 """Log odds beyond which one answer is as sure as another (one in three million): keeps splines off the tails."""
-
-FEATURES: dict[str, Callable[[Confidence], Floats]] = {
-    "max_probability": _max_probability,
-    "margin": _margin,
-    "second_margin": _second_margin,
-    "entropy": lambda seen: seen.entropy,
-    "doubt": _doubt,
-    "log_sum_exp": lambda seen: seen.log_sum_exp,
-    "second_probability": lambda seen: np.asarray(np.exp(_rank(seen, 1))),
-    "third_probability": lambda seen: np.asarray(np.exp(_rank(seen, 2))),
-}
-"""Confidence features of one stage: name -> function of what was seen of its logits, (n,) each."""

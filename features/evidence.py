@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.features.arrays import STORED, lazy
 from offramp.features.belief.calibration import MANY_CLASSES, AnswerCalibration
 from offramp.features.belief.pooled import PooledDoubt
-from offramp.features.belief.pooling import CORRECTED_CLASSES, FLOOR, OUT, Pool, columns_of
-from offramp.features.confidence import FARTHEST, FEATURES, TOP, Confidence, read_confidence
+from offramp.features.belief.pooling import FLOOR, OUT, Pool, columns_of
+from offramp.features.columns import Shape, added, layout
+from offramp.features.confidence import FARTHEST, TOP, Confidence, read_confidence
 from offramp.features.errors import InputError
 from offramp.features.outputs import NO_ANSWER, Floats, Ints, Outputs, Stage
 
 Path = tuple[int, ...]
+
+Reads = Callable[[tuple[str, ...], tuple[str, ...]], Ints]
+
+
+def read_none(_columns: tuple[str, ...], _added: tuple[str, ...]) -> Ints:
+    """No column: where nothing is decided."""
+    return np.zeros(0, np.intp)
+
 
 RANKS = (TOP, 1, 5)
 """Numbers of ranked classes that a tuner may try: the usual one, none but the first, and as many as top-5 wants."""
@@ -30,7 +39,8 @@ class EvidenceSettings:
     ``calibrate``: a temperature a stage; ``stack``: belief from all stages on the path rather than the last one
     alone; ``agreement``: columns that compare the stages; ``pooled``: a column from the pooled features of stages that
     have them; ``measured``: names of numbers that came with a stage's logits and may be looked at ("gate"), those of
-    answers without logits always are; ``ranks``: ranked classes kept.
+    answers without logits always are; ``ranks``: ranked classes kept; ``added``: columns that join the program's own,
+    unless said all that are installed.
     """
 
     calibrate: bool = True
@@ -39,6 +49,7 @@ class EvidenceSettings:
     pooled: bool = True
     measured: tuple[str, ...] = ()
     ranks: int = TOP
+    added: tuple[str, ...] = field(default_factory=added, metadata={"absent": ()})
 
     @staticmethod
     def search_space(outputs: Outputs, ranks: int = 1) -> dict[str, tuple[Any, ...]]:
@@ -68,7 +79,8 @@ class EvidenceSettings:
 class View:
     """What is known of n examples at the end of one path.
 
-    ``x`` (n, d) float32 with the ``columns``' names; ``logp`` (n, m) log belief in each alternative;
+    ``x`` (n, d) float32 with the ``columns``' names, NaN in those that nobody reads; ``added``: names of those that
+    joined the program's own; ``logp`` (n, m) log belief in each alternative;
     ``alternatives`` (n, m) their classes, None where they are the c classes themselves (``NO_ANSWER``: some class
     that nobody named).
     """
@@ -77,6 +89,7 @@ class View:
     x: Floats
     logp: Floats
     alternatives: Ints | None
+    added: tuple[str, ...] = ()
 
     def ranked(self, ranks: int) -> Ints:
         """The ``ranks`` likeliest classes (n, ranks), best first; padded with ``NO_ANSWER``."""
@@ -128,15 +141,53 @@ class Reader:
     def read(self, outputs: Outputs) -> Reading:
         """Read the stages once, for the views at the end of any path."""
         said = StageLogProbabilities(self, outputs)
-        return Reading(said.ranked, lambda path: _view(self, said, path, self.pools[path](*said.at(path))))
+        return Reading(
+            said.ranked, lambda path, reads: _view(self, said, path, self.pools[path](*said.at(path)), reads)
+        )
+
+    @property
+    def kept(self) -> int:
+        """How many ranked answers are kept of each stage."""
+        most = self.settings.ranks
+        logits = [min(most, self.classes)] if len(self.calibration) < len(self.stages) else []
+        return max(logits + [min(most, len(known.ranks)) for known in self.calibration.values()])
+
+    def shape(self, path: Path, stages: Sequence[Stage] | None = None) -> Shape:
+        """What there is to see at the end of ``path``.
+
+        Without ``stages``, at most that: numbers that come with logits may be looked at, and not all stages need have
+        them.
+        """
+        settings, known = self.settings, self.calibration
+        there = {s: settings.measured if stages is None else tuple(stages[s].measured) for s in path}
+        return Shape(
+            tuple(self.stages[s] for s in path),
+            tuple(s not in known for s in path),
+            tuple(
+                tuple(name for name in there[s] if name in settings.measured)
+                if s not in known
+                else (known[s].names if stages is None else there[s])
+                for s in path
+            ),
+            tuple(s in self.pooled for s in path),
+            self.classes,
+            self.kept,
+            settings.agreement,
+            settings.added,
+        )
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read of n examples: ``ranked`` (n, k, r), every stage's own answers, and ``view`` of a path."""
+    """What was read of n examples: ``ranked`` (n, k, r), every stage's own answers, and the ``view`` of a path."""
 
     ranked: Ints
-    view: Callable[[Path], View]
+    made: Callable[[Path, Reads | None], View]
+
+    def view(self, path: Path, reads: Reads | None = None) -> View:
+        """What is known at the end of ``path``. Of its columns only those are computed whose indices ``reads`` gives
+        for all names and the names of those that were added; unless said, all."""
+        return self.made(path, reads)
 
 
 class StageLogProbabilities:
@@ -244,75 +295,104 @@ def _repeats(classes: Ints) -> NDArray[np.bool_]:
     return out
 
 
-def _view(reader: Reader, said: StageLogProbabilities, path: Path, logp: Floats) -> View:
-    columns: dict[str, Floats] = {}
-    classes = said.alternatives(path)
-    _belief_columns(columns, reader, logp)
-    spoken = said.log_probabilities(path)
-    best = logp.argmax(axis=1)
-    for j, s in enumerate(path):
-        name = reader.stages[s]
-        columns[f"{name}.on_belief"] = np.take_along_axis(spoken[:, j], best[:, None], axis=1)[:, 0]
-        if s in said.confidences:
-            for feature, of in FEATURES.items():
-                columns[f"{name}.{feature}"] = of(said.confidences[s])
-        for key, column in said.stages[s].measured.items():
-            if s not in said.confidences or key in reader.settings.measured:
-                columns[f"{name}.{key}"] = np.asarray(column)
-        if s not in said.confidences:
-            columns[f"{name}.reliability"] = _reliability(spoken[:, j], said.ranked[:, s, 0], classes)
-        if s in said.doubts:
-            columns[f"{name}.pooled_doubt"] = said.doubts[s]
-    if reader.settings.agreement:
-        for (i, s), (j, t) in combinations(enumerate(path), 2):
-            _agreement_columns(columns, reader, said, (i, s), (j, t), spoken, classes)
-    x = np.column_stack([np.asarray(column, dtype=np.float32) for column in columns.values()])
-    return View(tuple(columns), x, logp, classes)
+class SeenStored:
+    """What is known of stored examples at the end of a path, each part computed when it is first asked for."""
+
+    ops = STORED
+
+    def __init__(self, said: StageLogProbabilities, path: Path, logp: Floats, shape: Shape) -> None:
+        self.stored, self.path, self.logp, self.shape = said, path, logp, shape
+        self.alternatives = said.alternatives(path)
+        self.answers: list[Ints] = [said.ranked[:, s, 0] for s in path]
+        self.ranked: list[Ints] = [said.ranked[:, s] for s in path]
+
+    @lazy
+    def best(self) -> Ints:
+        """Alternative believed in (n,)."""
+        return np.asarray(self.logp.argmax(axis=1))
+
+    @lazy
+    def p(self) -> Floats:
+        """Belief (n, m)."""
+        return np.asarray(np.exp(self.logp))
+
+    @lazy
+    def left(self) -> Floats:
+        """Belief (n,) that is not in the best: what remains when one is taken from the sum is mostly rounding."""
+        p = self.p.copy()
+        np.put_along_axis(p, self.best[:, None], 0, axis=1)
+        return np.asarray(p.sum(axis=1))
+
+    @lazy
+    def ordered(self) -> Floats:
+        """Log belief in the best three (n, 3), at least ``-FARTHEST``."""
+        best = -np.partition(-self.logp, range(min(3, self.logp.shape[1])), axis=1)[:, :3]
+        padded = np.pad(best, ((0, 0), (0, 3 - best.shape[1])), constant_values=-FARTHEST)
+        return np.asarray(np.maximum(padded, -FARTHEST))
+
+    def top(self, rank: int) -> Floats:
+        """Log belief (n,) in the alternative of that rank."""
+        return np.asarray(self.ordered[:, rank])
+
+    @lazy
+    def said(self) -> list[Floats]:
+        """Log probabilities (n, m) by each stage."""
+        spoken = self.stored.log_probabilities(self.path)
+        return [spoken[:, i] for i in range(len(self.path))]
+
+    @lazy
+    def stage_p(self) -> list[Floats]:
+        """Probabilities (n, m) by each stage."""
+        return [np.exp(said) for said in self.said]
+
+    @lazy
+    def first(self) -> list[Ints]:
+        """Each stage's answer (n,) as index of an alternative."""
+        if self.alternatives is None:
+            return self.answers
+        return [np.asarray((self.alternatives == a[:, None]).argmax(axis=1)) for a in self.answers]
+
+    @lazy
+    def entropies(self) -> dict[int, Floats]:
+        """Entropy (n,) of each stage of logits, by place."""
+        return {i: seen.entropy for i, seen in self._confidences.items()}
+
+    @lazy
+    def log_sum_exp(self) -> dict[int, Floats]:
+        """Of the logits (n,) of each stage that has them, by place."""
+        return {i: seen.log_sum_exp for i, seen in self._confidences.items()}
+
+    @lazy
+    def _confidences(self) -> dict[int, Confidence]:
+        known = self.stored.confidences
+        return {i: known[s] for i, s in enumerate(self.path) if s in known}
+
+    def rank(self, i: int, rank: int) -> Floats:
+        """Log probability (n,) of the stage's class of that rank."""
+        found = self._confidences[i].top_logp
+        if rank < found.shape[1]:
+            return np.asarray(np.maximum(found[:, rank], -FARTHEST))
+        return np.full(len(found), -FARTHEST, np.float32)
+
+    def measured(self, i: int, name: str) -> Floats:
+        """A number (n,) that came with the stage."""
+        return np.asarray(self.stored.stages[self.path[i]].measured[name])
+
+    def pooled_doubt(self, i: int) -> Floats:
+        """Doubt (n,) by the stage's pooled features."""
+        return self.stored.doubts[self.path[i]]
 
 
-def _belief_columns(columns: dict[str, Floats], reader: Reader, logp: Floats) -> None:
-    """Margins, entropy, doubt and, with few classes, an indicator of the class believed in."""
-    p = np.exp(logp)
-    best = logp.argmax(axis=1)
-    ordered = -np.partition(-logp, range(min(3, logp.shape[1])), axis=1)[:, :3]
-    ordered = np.maximum(np.pad(ordered, ((0, 0), (0, 3 - ordered.shape[1])), constant_values=-FARTHEST), -FARTHEST)
-    columns["belief.margin"] = ordered[:, 0] - ordered[:, 1]
-    columns["belief.second_margin"] = ordered[:, 1] - ordered[:, 2]
-    columns["belief.entropy"] = -np.einsum("nm,nm->n", p, np.maximum(logp, -100))
-    np.put_along_axis(p, best[:, None], 0, axis=1)  # what is left when one is taken from the sum is mostly rounding
-    columns["belief.doubt"] = np.log(np.maximum(p.sum(axis=1), np.exp(-FARTHEST)))
-    if reader.classes <= CORRECTED_CLASSES:
-        for y in range(reader.classes):
-            columns[f"belief.is_{y}"] = best == y
-
-
-def _reliability(spoken: Floats, first: Ints, classes: Ints | None) -> Floats:
-    """Log probability (n,) that the stage's answer is right, by its own (held-out) calibration."""
-    at = first if classes is None else (classes == first[:, None]).argmax(axis=1)
-    return np.asarray(np.take_along_axis(spoken, at[:, None], axis=1)[:, 0])
-
-
-def _agreement_columns(
-    columns: dict[str, Floats],
-    reader: Reader,
-    said: StageLogProbabilities,
-    earlier: tuple[int, int],
-    later: tuple[int, int],
-    spoken: Floats,
-    classes: Ints | None,
-) -> None:
-    """How far two stages on the path agree: answers, what each thinks of the other's, divergence, ranks shared."""
-    (i, s), (j, t) = earlier, later
-    pair = f"{reader.stages[s]}~{reader.stages[t]}"
-    a, b = said.ranked[:, s, 0], said.ranked[:, t, 0]
-    columns[f"{pair}.same"] = a == b
-    columns[f"{pair}.later_on_earlier"] = _reliability(spoken[:, j], a, classes)
-    columns[f"{pair}.earlier_on_later"] = _reliability(spoken[:, i], b, classes)
-    p, q = np.exp(spoken[:, i]), np.exp(spoken[:, j])
-    middle = np.log((p + q) / 2 + np.exp(FLOOR))
-    columns[f"{pair}.divergence"] = 0.5 * (
-        np.einsum("nm,nm->n", p, spoken[:, i] - middle) + np.einsum("nm,nm->n", q, spoken[:, j] - middle)
-    )
-    if said.ranked.shape[2] > 1:
-        shared = (said.ranked[:, s, :, None] == said.ranked[:, t, None, :]) & (said.ranked[:, s, :, None] != NO_ANSWER)
-        columns[f"{pair}.overlap"] = shared.sum(axis=(1, 2))
+def _view(reader: Reader, said: StageLogProbabilities, path: Path, logp: Floats, reads: Reads | None) -> View:
+    shape = reader.shape(path, said.stages)
+    columns = layout(shape)
+    names = tuple(each.name for each in columns)
+    joined = tuple(each.name for each in columns if each.added)
+    seen = SeenStored(said, path, logp, shape)
+    x = np.full((len(logp), len(columns)), np.nan, np.float32)
+    for at in range(len(columns)) if reads is None else reads(names, joined):
+        value = columns[at](seen)
+        if columns[at].added and (np.shape(value) != (len(logp),) or not np.isfinite(value).all()):
+            raise InputError("a finite number for every example", "others", f"column {names[at]}")
+        x[:, at] = value
+    return View(names, x, logp, seen.alternatives, joined)

@@ -65,7 +65,7 @@ def fit_reader(
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(fit, paths))
     reader = replace(reader, pools={path: pools[path] for path in paths})
-    return reader, Reading(said.ranked, lambda path: _view(reader, said, path, beliefs[path]))
+    return reader, Reading(said.ranked, lambda path, reads: _view(reader, said, path, beliefs[path], reads))
 
 
 def _once(memo: MutableMapping[Any, Any], key: Any, make: Callable[[], Any]) -> Any:

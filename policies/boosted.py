@@ -135,9 +135,13 @@ class Boosted:
     rate: float = 0.06
     ridge: float = 3e-3
 
+    def reads(self, columns: tuple[str, ...], added: tuple[str, ...]) -> Ints:
+        """Indices of the columns that it may look at."""
+        return named(columns, (*self.columns, *added))
+
     def fit(self, decision: Decision) -> BoostedRules:
         """Grow trees on two halves for honest estimates, regress, and keep both halves' trees, averaged."""
-        columns = named(decision.columns, self.columns)
+        columns = self.reads(decision.columns, decision.added)
         x = decision.x[:, columns].astype(np.float64)
         half = np.arange(len(x)) % 2
         ensembles: list[Trees] = []

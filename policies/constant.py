@@ -51,6 +51,10 @@ class Constant:
     rules: ClassVar[type] = ConstantRules
     parts: ClassVar[tuple[type, ...]] = ()
 
+    def reads(self, _columns: tuple[str, ...], _added: tuple[str, ...]) -> Ints:
+        """Indices of the columns that it may look at."""
+        return np.zeros(0, np.intp)
+
     def fit(self, decision: Decision) -> ConstantRules:
         """The cheapest action on average, for each price."""
         return ConstantRules(decision.costs.mean(axis=0, dtype=np.float64).argmin(axis=0))

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from offramp.features.outputs import Ints
 from offramp.policies.cuts import best_intervals
 from offramp.policies.policy import Decision
 from offramp.policies.threshold import ThresholdRules
@@ -23,6 +24,10 @@ class Entropy:
 
     rules: ClassVar[type] = ThresholdRules
     parts: ClassVar[tuple[type, ...]] = ()
+
+    def reads(self, columns: tuple[str, ...], _added: tuple[str, ...]) -> Ints:
+        """Indices of the columns that it may look at."""
+        return np.array([own_column(columns, OWN)][: len(columns)], np.intp)
 
     def fit(self, decision: Decision) -> ThresholdRules:
         """For each price the cuts of least total cost on the examples."""

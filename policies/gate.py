@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from offramp.features.outputs import Ints
 from offramp.policies.entropy import cut_one, own_column
 from offramp.policies.policy import Decision
 from offramp.policies.threshold import ThresholdRules
@@ -26,6 +27,10 @@ class Gate:
     parts: ClassVar[tuple[type, ...]] = ()
 
     tuned: bool = True
+
+    def reads(self, columns: tuple[str, ...], _added: tuple[str, ...]) -> Ints:
+        """Indices of the columns that it may look at."""
+        return np.array([own_column(columns, OWN)][: len(columns)], np.intp)
 
     def fit(self, decision: Decision) -> ThresholdRules:
         """Rules by the gate alone."""

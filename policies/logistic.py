@@ -103,10 +103,14 @@ class Logistic:
     columns: tuple[str, ...] = COLUMNS
     ridge: float = 1e-3
 
+    def reads(self, columns: tuple[str, ...], added: tuple[str, ...]) -> Ints:
+        """Indices of the columns that it may look at."""
+        return named(columns, (*self.columns, *added))
+
     def fit(self, decision: Decision) -> LogisticRules:
         """All prices at once, the deepest jump first."""
         decision = decision.take(slice(0, ROWS))
-        columns = named(decision.columns, self.columns)
+        columns = self.reads(decision.columns, decision.added)
         x = decision.x[:, columns]
         scale = x.std(axis=0, dtype=np.float64)
         columns, x, scale = columns[scale > 1e-9], x[:, scale > 1e-9], scale[scale > 1e-9]

@@ -21,7 +21,8 @@ class Decision:
     ``x`` (n, d) float32 with the ``columns``' names: what may be looked at. ``costs`` (n, a, q): what each of a
     actions costs each example at each of q prices; action 0 is to stop. ``outcome`` (n, t): price-free quantities
     that the costs are made of (how much less every later answer loses than stopping), for policies that estimate
-    those once for all prices; ``seed`` for those that need one.
+    those once for all prices; ``seed`` for those that need one; ``added``: names of the columns that joined the
+    program's own. Columns that no policy ``reads`` are NaN.
     """
 
     columns: tuple[str, ...]
@@ -29,10 +30,11 @@ class Decision:
     costs: Floats
     outcome: Floats
     seed: int = 0
+    added: tuple[str, ...] = ()
 
     def take(self, rows: Ints | slice) -> Decision:
         """The same decision on the examples ``rows``."""
-        return Decision(self.columns, self.x[rows], self.costs[rows], self.outcome[rows], self.seed)
+        return Decision(self.columns, self.x[rows], self.costs[rows], self.outcome[rows], self.seed, self.added)
 
 
 class Rules(Protocol):
@@ -67,7 +69,9 @@ class Rules(Protocol):
 class Policy(Protocol):
     """A family of rules: holds settings only; fitting changes nothing.
 
-    ``rules``: the type that fitting gives, and ``parts`` the dataclasses inside it: what a file may hold of it.
+    ``rules``: the type that fitting gives, and ``parts`` the dataclasses inside it: what a file may hold of it. It may
+    say ``reads(columns, added)``, the indices of the columns that it may look at: others are not computed for it.
+    Without, all are.
     """
 
     rules: ClassVar[type]

@@ -104,13 +104,16 @@ class Threshold:
     parts: ClassVar[tuple[type, ...]] = ()
     candidates: tuple[str, ...] = CANDIDATES
 
+    def reads(self, columns: tuple[str, ...], _added: tuple[str, ...]) -> Ints:
+        """Indices of the columns that it may look at."""
+        return tried if len(tried := named(columns, self.candidates)) else np.arange(min(1, len(columns)))
+
     def fit(self, decision: Decision) -> ThresholdRules:
         """For each price the column, cuts and order of actions of least total cost on the examples."""
         if decision.costs.shape[1] > 2:
             decision = decision.take(slice(0, ROWS))
         best: Floats | None = None
-        tried = named(decision.columns, self.candidates)
-        for column in tried if len(tried) else range(min(1, decision.x.shape[1])):
+        for column in self.reads(decision.columns, decision.added):
             total, cuts, order = best_intervals(decision.x[:, column], decision.costs)
             if best is None:
                 best, all_cuts, all_orders = total, cuts, order

@@ -134,9 +134,13 @@ class Value:
     knots: int = 3
     ridge: float = 3e-3
 
+    def reads(self, columns: tuple[str, ...], added: tuple[str, ...]) -> Ints:
+        """Indices of the columns that it may look at."""
+        return named(columns, (*self.columns, *added))
+
     def fit(self, decision: Decision) -> ValueRules:
         """One factorisation, then one product for all actions and prices."""
-        columns = named(decision.columns, self.columns)
+        columns = self.reads(decision.columns, decision.added)
         x = decision.x[:, columns]
         spline = fit_spline(x, self.knots)
         return ValueRules(columns, spline, ridge_regression(spline(x), decision.costs, self.ridge))

@@ -58,7 +58,9 @@ def to_plain(value: Any) -> Any:
     {'array': 'float64', 'shape': [1, 2], 'values': [1.5, 'inf']}
     """
     if is_dataclass(value) and not isinstance(value, type):
-        return {"type": type(value).__name__} | {f.name: to_plain(getattr(value, f.name)) for f in fields(value)}
+        given = {f.name: getattr(value, f.name) for f in fields(value)}
+        absent = [f.name for f in fields(value) if "absent" in f.metadata and f.metadata["absent"] == given[f.name]]
+        return {"type": type(value).__name__} | {k: to_plain(v) for k, v in given.items() if k not in absent}
     if isinstance(value, np.ndarray):
         array = value.astype(DTYPES[value.dtype.kind])
         return {"array": str(array.dtype), "shape": list(array.shape), "values": to_plain(array.ravel().tolist())}
@@ -100,6 +102,7 @@ def from_plain(value: Any, where: str = "", known: Mapping[str, type] | None = N
             return found
         kind = known[value["type"]]
         given = {key: from_plain(item, where, known) for key, item in value.items() if key != "type"}
+        given = {f.name: f.metadata["absent"] for f in fields(kind) if "absent" in f.metadata} | given
         return kind(**{f.name: _float(f.type, given.pop(f.name)) for f in fields(kind)}, **given)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InputError):

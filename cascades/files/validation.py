@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,9 @@ from offramp.cascades.learning.cascade import Sweep, UnionRules
 from offramp.features.belief.calibration import MANY_CLASSES, AnswerCalibration
 from offramp.features.belief.cooccurrence import Company
 from offramp.features.belief.pooled import PooledDoubt
-from offramp.features.belief.pooling import CORRECTED_CLASSES, Pool
+from offramp.features.belief.pooling import Pool
 from offramp.features.checks import LARGEST_WEIGHT, LEAST_SCALE, LONGEST_NAME, Place, check_spline
-from offramp.features.confidence import FEATURES
+from offramp.features.columns import added, layout
 from offramp.features.errors import InputError
 from offramp.features.evidence import EvidenceSettings, Path, Reader
 from offramp.features.outputs import Ints, Outputs
@@ -36,15 +36,6 @@ MOST_RANKS = 1000
 MOST_DEPTH = 1000
 
 TEMPERATURES = (1e-6, 1e6)
-
-BELIEF_COLUMNS = 4
-"""Columns of every view besides an indicator a class: margin, second margin, entropy, doubt."""
-
-PAIR_COLUMNS = 4
-"""Columns of two stages on a path besides the overlap of their ranks."""
-
-ANSWER_COLUMNS = 2
-"""Columns of a stage of answers besides what was measured: what it thinks of the belief, its reliability."""
 
 
 def check_sweep(sweep: Any, where: str) -> Sweep:
@@ -119,29 +110,8 @@ def check_outputs(sweep: Sweep, outputs: Outputs, where: str) -> None:
 def width(reader: Reader, path: Path, outputs: Outputs | None = None) -> int:
     """How many columns the view at the end of ``path`` has; at most, where ``outputs`` are not given and numbers that
     come with logits may be looked at, which not every stage need have.
-
-    A test holds this to ``features.evidence``, which makes them.
     """
-    settings = reader.settings
-    found = BELIEF_COLUMNS + (reader.classes if reader.classes <= CORRECTED_CLASSES else 0)
-    for s in path:
-        known = reader.calibration.get(s)
-        if known is None:
-            there = settings.measured if outputs is None else outputs.stages[s].measured.keys()
-            found += 1 + len(FEATURES) + len(set(settings.measured).intersection(there))
-        else:
-            found += ANSWER_COLUMNS + len(known.names)
-        found += s in reader.pooled
-    if settings.agreement:
-        found += len(list(combinations(path, 2))) * (PAIR_COLUMNS + (_ranks(reader) > 1))
-    return found
-
-
-def _ranks(reader: Reader) -> int:
-    """How many ranked answers are kept of each stage."""
-    most = reader.settings.ranks
-    kept = [min(most, reader.classes)] if len(reader.calibration) < len(reader.stages) else []
-    return max(kept + [min(most, len(known.ranks)) for known in reader.calibration.values()])
+    return len(layout(reader.shape(path, None if outputs is None else outputs.stages)))
 
 
 # --- routes
@@ -180,6 +150,10 @@ def _check_reader(reader: Any, routes: Routes, place: Place) -> None:
         (place / name).kind(getattr(settings, name), bool)
     (place / "measured").texts(settings.measured)
     (place / "ranks").whole(settings.ranks, 1, MOST_RANKS)
+    (place / "added").texts(settings.added)
+    for name in settings.added:
+        known = added()
+        place.hold(name in known, f"columns that are installed ({', '.join(known) or 'none'})", name[:LONGEST_NAME])
     (place / "stages").hold(reader.stages == routes.stages, "the routes' stages", reader.stages)
     (place / "classes").whole(reader.classes, 1, MAX_CLASSES)
     k, c = len(routes.stages), reader.classes

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from offramp.cascades.graph.routing import Routes, Routing
 from offramp.cascades.learning.answers import ANSWERS, LOSSES
-from offramp.features.evidence import Path, Reader
+from offramp.features.evidence import Path, Reader, read_none
 from offramp.features.outputs import Floats, Ints, Outputs
 from offramp.policies.constant import ConstantRules
 from offramp.policies.policy import Rules
@@ -41,6 +41,16 @@ class UnionRules:
             prices = np.flatnonzero(self.pick == member)
             out[:, prices] = self.members[member].take(prices).actions(x)
         return out
+
+    @property
+    def looks_at(self) -> Ints:
+        """Indices of the columns that any of the rules picked looks at."""
+        parts = [self.members[m].take(np.flatnonzero(self.pick == m)).looks_at for m in np.unique(self.pick)]
+        return np.unique(np.concatenate(parts))
+
+    def reads(self, _columns: tuple[str, ...], _added: tuple[str, ...]) -> Ints:
+        """The same, as a view asks for it."""
+        return self.looks_at
 
     def take(self, prices: Ints) -> UnionRules:
         """The rules of some of the prices."""
@@ -128,12 +138,13 @@ class Sweep:
         wrong = np.empty((len(outputs), len(paths)), bool)
         stop: dict[int, Ints] = {}
         for q in sorted(range(len(paths)), key=lambda q: -len(paths[q])):
-            view = reading.view(paths[q])
+            rules = self.rules[paths[q]] if self.routes.children[q] else None
+            view = reading.view(paths[q], read_none if rules is None else rules.reads)
             ranked = ANSWERS[self.modes[paths[q]]](reading, view, paths[q], loss.ranks)
             answer[:, q], wrong[:, q] = ranked[:, 0], loss.of(ranked, outputs.labels, full)
             stop[q] = np.full((len(outputs), len(self.prices)), q, np.int16)
-            if self.routes.children[q]:
-                follow(stop, q, self.routes.children[q], self.rules[paths[q]].actions(view.x))
+            if rules is not None:
+                follow(stop, q, self.routes.children[q], rules.actions(view.x))
         final = np.stack([stop[int(e)][:, i] for i, e in enumerate(self.entry)], axis=1)
         return final, answer, wrong
 

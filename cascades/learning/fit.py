@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from offramp.cascades.graph.routing import Routes
 from offramp.cascades.learning.answers import ANSWERS, LOSSES
 from offramp.cascades.learning.cascade import Routed, Sweep, UnionRules, follow
-from offramp.features.evidence import EvidenceSettings, Path, Reader, Reading, View
+from offramp.features.evidence import EvidenceSettings, Path, Reader, Reading, Reads, View, read_none
 from offramp.features.fitting import fit_reader, surely_positive
 from offramp.features.outputs import Floats, Ints, Outputs
 from offramp.policies import POLICIES
@@ -196,7 +196,7 @@ def fit_sweep(
     with threadpool_limits(1, "blas"):  # the products are small: threads within them cost ten times what they gain
         progress("reading the outputs")
         reader, reading = read(sample, routes.paths, folds, settings.evidence)
-        ground = _lay_ground(sample, reading, routes, settings)
+        ground = _lay_ground(sample, reading, routes, settings, () if prices is not None else (POLICIES["value"],))
         paid = multiplied(routes, settings.multipliers)
         if prices is None:
             progress("placing the prices")
@@ -234,10 +234,23 @@ def multiplied(routes: Routes, multipliers: Mapping[str, float]) -> Routes:
     return replace(routes, spent=routes.spent * factors)
 
 
-def _lay_ground(outputs: Outputs, reading: Reading, routes: Routes, settings: FitSettings) -> Ground:
+def _reads(policies: Sequence[Policy]) -> Reads | None:
+    """The columns that any of the policies may look at."""
+    asked: list[Reads] = [policy.reads for policy in policies if hasattr(policy, "reads")]
+    if len(asked) < len(policies):
+        return None
+    return lambda columns, added: np.unique(np.concatenate([reads(columns, added) for reads in asked]))
+
+
+def _lay_ground(
+    outputs: Outputs, reading: Reading, routes: Routes, settings: FitSettings, scouting: tuple[Policy, ...]
+) -> Ground:
     loss = LOSSES[settings.loss]
     full = reading.ranked[:, -1, : loss.ranks]
-    views = {path: reading.view(path) for path in routes.paths}
+    views = {
+        path: reading.view(path, _reads([*settings.families(len(path)).values(), *scouting]) if children else read_none)
+        for path, children in zip(routes.paths, routes.children, strict=True)
+    }
     everything = views[max(routes.paths, key=len)]
     n, q = len(outputs), len(routes.paths)
     answer, wrong, blend = np.empty((n, q), np.int32), np.empty((n, q), bool), np.empty((n, q), np.float32)
@@ -372,7 +385,9 @@ class _Fit:
             if len(path) > len(self.routes.paths[q]) and path[: len(self.routes.paths[q])] == self.routes.paths[q]
         ]
         view = ground.views[self.routes.paths[q]]
-        return Decision(view.columns, view.x, costs, ground.blend[:, later] - ground.blend[:, [q]], self.seed)
+        return Decision(
+            view.columns, view.x, costs, ground.blend[:, later] - ground.blend[:, [q]], self.seed, view.added
+        )
 
     def entry(self) -> Ints:
         """For each price the path of one stage that is cheapest to enter by."""

@@ -16,17 +16,17 @@ from offramp.cascades.learning.cascade import Sweep, UnionRules
 from offramp.cascades.learning.chains import ends_along
 from offramp.cascades.learning.fit import FitSettings, fit_sweep
 from offramp.cascades.learning.points import Fitted
-from offramp.cascades.runtime.arrays import NUMPY, Torch
 from offramp.cascades.runtime.folded import FoldedPolicy, _narrowed
+from offramp.features.arrays import NUMPY, Torch
 from offramp.features.confidence import LOWEST
 from offramp.features.errors import InputError
-from offramp.features.evidence import Path
+from offramp.features.evidence import Path, read_none
 from offramp.features.outputs import Floats, Ints, Outputs, Stage
 from offramp.policies.constant import ConstantRules
 from offramp.policies.threshold import ThresholdRules, chosen_by
 
 if TYPE_CHECKING:
-    from offramp.cascades.runtime.arrays import Array, Ops
+    from offramp.features.arrays import Array, Ops
 
 
 class Decide(Protocol):
@@ -257,7 +257,7 @@ def _general(sweep: Sweep, path: Path, mode: str, rules: UnionRules | None, ops:
             for name, (z, gate) in zip(reader.stages, arrays, strict=True)
         )
         reading = reader.read(Outputs(stages, np.zeros(n, np.int64), np.arange(n), "test", reader.classes))
-        view = reading.view(own)
+        view = reading.view(own, read_none if rules is None else rules.reads)
         answer = ANSWERS[mode](reading, view, own, ranks)[:, 0].astype(np.int64)
         action = np.zeros(n, np.int64) if rules is None else rules.actions(view.x)[:, 0].astype(np.int64)
         return ops.back(action, logits[0]), ops.back(answer, logits[0])

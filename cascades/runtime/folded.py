@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from offramp.cascades.runtime.arrays import NUMPY, lazy
+from offramp.features.arrays import NUMPY, lazy
 from offramp.features.belief.pooling import CORRECTED_CLASSES, FLOOR
-from offramp.features.confidence import FARTHEST, FEATURES, Confidence, read_confidence
+from offramp.features.columns import layout
+from offramp.features.confidence import FARTHEST
 from offramp.features.evidence import Path, Reader
-from offramp.features.outputs import Outputs, Stage
 
 if TYPE_CHECKING:
-    from offramp.cascades.runtime.arrays import Array, Ops
+    from offramp.features.arrays import Array, Ops
     from offramp.policies.policy import Rules
 
 
@@ -43,7 +43,6 @@ class FoldedPolicy:
         self.ops, self.mode, self.path = ops, mode, path
         pool = reader.pools[path]
         self.inverse = [np.float32(1.0 / reader.temperature[s]) for s in path]
-        self.temperature = [float(reader.temperature[s]) for s in path]
         self.stack, self.ranks = reader.settings.stack, reader.settings.ranks
         j, c = len(path), reader.classes
         used = j if self.stack else 1
@@ -57,8 +56,9 @@ class FoldedPolicy:
             mix = [m + spread[i * c : (i + 1) * c] for i, m in enumerate(mix)]
         self.mix = np.concatenate(mix).astype(np.float32)
         self.base = base.astype(np.float32)
-        self.owners = [reader.stages[s] for s in path]
-        self.names, self.classes = _columns(reader, path), c
+        self.shape, self.classes = reader.shape(path), c
+        self.columns = layout(self.shape)
+        self.names = tuple(each.name for each in self.columns)
         self.constants: dict[int, Array] = {}
         self.score = self._scorer(rule)
 
@@ -98,36 +98,18 @@ class FoldedPolicy:
 
     def column(self, index: int) -> Callable[[Seen], Array]:
         """How the column of that index is computed. Raises NotImplementedError for one that live logits don't tell."""
-        return self._column(self.names[index])
-
-    def _column(self, name: str) -> Callable[[Seen], Array]:
-        """How the column is computed."""
-        owner, _, what = name.rpartition(".")
-        if owner == "belief" and what in BELIEF:
-            return BELIEF[what]
-        if owner in self.owners and what in OWN:
-            return _bound(OWN[what], self.owners.index(owner))
-        if owner in self.owners and what in FEATURES:
-            feature, i = FEATURES[what], self.owners.index(owner)
-            return lambda seen: seen.ops.back(feature(seen.confidences[i]), seen.best)
-        first, _, second = owner.partition("~")
-        if first in self.owners and second in self.owners and what in PAIR:
-            return _bound(PAIR[what], self.owners.index(first), self.owners.index(second))
-        if what.startswith("is_") and owner == "belief":
-            wanted = int(what.removeprefix("is_"))
-            return lambda seen: seen.ops.number(seen.best == wanted)
-        raise NotImplementedError(name)
-
-
-def _bound(function: Callable[..., Array], *places: int) -> Callable[[Seen], Array]:
-    return lambda seen: function(seen, *places)
+        placed = self.columns[index]
+        if not placed.column.live:
+            raise NotImplementedError(placed.name)
+        of, places = placed.column.of, placed.places
+        return lambda seen: of(seen, *places)
 
 
 class Seen:
     """What is known of one batch at the end of a path, each part computed when it is first asked for."""
 
     def __init__(self, policy: FoldedPolicy, logits: Sequence[Array]) -> None:
-        self.policy, self.ops, self.logits = policy, policy.ops, logits
+        self.policy, self.ops, self.logits, self.shape = policy, policy.ops, logits, policy.shape
 
     @lazy
     def said(self) -> list[Array]:
@@ -144,6 +126,12 @@ class Seen:
         """Each stage's answer (n,)."""
         return [z.argmax(1) for z in self.logits]
 
+    @property
+    def answers(self) -> list[Array]:
+        """The same: alternatives are the classes."""
+        found: list[Array] = self.first
+        return found
+
     @lazy
     def ordered(self) -> list[Array]:
         """Each stage's log probabilities, rising."""
@@ -153,13 +141,6 @@ class Seen:
     def ranked(self) -> list[Array]:
         """Each stage's best classes (n, r)."""
         return [self.ops.ranked(z, self.policy.ranks) for z in self.logits]
-
-    @lazy
-    def confidences(self) -> list[Confidence]:
-        """Each stage's logits as stored outputs are read, on the host."""
-        me = self.policy
-        pairs = zip(self.logits, me.temperature, strict=True)
-        return [read_confidence(self.ops.host(z), t, me.ranks, workers=1) for z, t in pairs]
 
     @lazy
     def score(self) -> Array:
@@ -191,14 +172,38 @@ class Seen:
         return self.ops.exp(self.logp)
 
     @lazy
-    def top(self) -> Array:
+    def best_three(self) -> Array:
         """Log belief in the best three classes, rising, not below what margins are counted from."""
         return self.ops.at_least(self.logp[:, -3:], -FARTHEST)
 
+    def top(self, rank: int) -> Array:
+        """Log belief (n,) in the class of that rank."""
+        found = self.best_three
+        return found[:, -1 - rank] if rank < found.shape[1] else found[:, 0] * 0 - float(FARTHEST)
+
+    def rank(self, i: int, rank: int) -> Array:
+        """Log probability (n,) of the stage's class of that rank."""
+        found = self.ordered[i]
+        return found[:, -1 - rank] if rank < found.shape[1] else found[:, 0] * 0 - float(FARTHEST)
+
     @lazy
     def left(self) -> Array:
-        """Belief that is not in the best class (n, 1)."""
-        return self.ops.total(self.p[:, :-1])
+        """Belief (n,) that is not in the best class."""
+        return self.ops.total(self.p[:, :-1])[:, 0]
+
+    @lazy
+    def entropies(self) -> list[Array]:
+        """Entropy (n,) of each stage."""
+        return [-self.ops.dot(p, said) for p, said in zip(self.stage_p, self.said, strict=True)]
+
+    @lazy
+    def log_sum_exp(self) -> list[Array]:
+        """Of each stage's logits over its temperature (n,)."""
+        ops, found = self.ops, []
+        for z, inverse in zip(self.logits, self.policy.inverse, strict=True):
+            highest = ops.highest(z * inverse)
+            found.append((highest + ops.log(ops.total(ops.exp(z * inverse - highest))))[:, 0])
+        return found
 
     def _voted(self, count: int) -> Array:
         """(n, c) 1 where exactly ``count`` stages give the class as their answer."""
@@ -230,57 +235,3 @@ class Seen:
 
 
 CLASSES = np.arange(CORRECTED_CLASSES * 4)
-
-
-def _margin(rising: Array, low: int) -> Array:
-    """Between neighbouring ranks, ``low`` and the next better, counted from behind."""
-    return rising[:, low + 1] - rising[:, low]
-
-
-LEAST_DOUBT = float(np.exp(-FARTHEST))
-
-
-BELIEF: dict[str, Callable[[Seen], Array]] = {
-    "margin": lambda seen: _margin(seen.top, -2),
-    "second_margin": lambda seen: _margin(seen.top, -3) if seen.top.shape[1] > 2 else seen.top[:, 0] + float(FARTHEST),
-    "entropy": lambda seen: -seen.ops.dot(seen.p, seen.ops.at_least(seen.logp, -100)),
-    "doubt": lambda seen: seen.ops.log(seen.ops.at_least(seen.left, LEAST_DOUBT))[:, 0],
-}
-"""Columns of the belief on the path."""
-
-
-OWN: dict[str, Callable[[Seen, int], Array]] = {
-    "on_belief": lambda seen, i: seen.ops.pick(seen.said[i], seen.best),
-    "entropy": lambda seen, i: -seen.ops.dot(seen.stage_p[i], seen.said[i]),
-    "margin": lambda seen, i: _margin(seen.ordered[i], -2),
-}
-"""Columns of one stage on the path."""
-
-
-def _divergence(seen: Seen, i: int, j: int) -> Array:
-    ops, p, q = seen.ops, seen.stage_p[i], seen.stage_p[j]
-    middle = ops.log((p + q) * 0.5 + float(np.exp(FLOOR)))
-    return 0.5 * (ops.dot(p, seen.said[i] - middle) + ops.dot(q, seen.said[j] - middle))
-
-
-def _overlap(seen: Seen, i: int, j: int) -> Array:
-    a, b = seen.ranked[i], seen.ranked[j]
-    return (a[:, :, None] == b[:, None, :]).sum((1, 2))
-
-
-PAIR: dict[str, Callable[[Seen, int, int], Array]] = {
-    "same": lambda seen, i, j: seen.first[i] == seen.first[j],
-    "later_on_earlier": lambda seen, i, j: seen.ops.pick(seen.said[j], seen.first[i]),
-    "earlier_on_later": lambda seen, i, j: seen.ops.pick(seen.said[i], seen.first[j]),
-    "divergence": _divergence,
-    "overlap": _overlap,
-}
-"""Columns of two stages on the path."""
-
-
-def _columns(reader: Reader, path: Path) -> tuple[str, ...]:
-    """Names of the columns of a view of ``path``."""
-    n = 2
-    narrow, own = _narrowed(reader, path), tuple(range(len(path)))
-    stages = tuple(Stage(name, logits=np.zeros((n, reader.classes), np.float32)) for name in narrow.stages)
-    return narrow.read(Outputs(stages, np.zeros(n, np.int64), np.arange(n), "test", reader.classes)).view(own).columns

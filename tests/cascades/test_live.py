@@ -12,9 +12,9 @@ import pytest
 from offramp.cascades.graph.routing import Routes, Routing, coins
 from offramp.cascades.learning.fit import FitSettings
 from offramp.cascades.learning.points import Fitted, fit_points
-from offramp.cascades.runtime.arrays import lazy
 from offramp.cascades.runtime.decide import LiveCascade, live_cascade
 from offramp.cascades.runtime.folded import FoldedPolicy
+from offramp.features.arrays import lazy
 from offramp.features.errors import InputError
 from offramp.features.evidence import EvidenceSettings
 from offramp.features.outputs import Outputs

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,29 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from offramp.features import confidence as module
-from offramp.features.confidence import FARTHEST, FEATURES, TOP, Confidence, read_confidence
+from offramp.features.columns import COLUMNS, Column, Shape
+from offramp.features.confidence import FARTHEST, TOP, Confidence, read_confidence
+from offramp.features.evidence import SeenStored
 from offramp.features.outputs import Floats
+
+ONE = Shape(("a",), (True,), ((),), (False,), 0, TOP)
+
+
+def column_of(column: Column) -> Callable[[Confidence], Floats]:
+    """A column of one stage, of what was seen of its logits alone."""
+
+    def of(seen: Confidence) -> Floats:
+        said = SimpleNamespace(confidences={0: seen}, ranked=seen.top[:, None], alternatives=lambda _: None)
+        return np.asarray(column.of(SeenStored(said, (0,), np.zeros(0), ONE), 0))  # type: ignore[arg-type]
+
+    return of
+
+
+FEATURES = {
+    name.removeprefix("stage."): column_of(column)
+    for name, column in COLUMNS.items()
+    if column.owner == "stage" and column.live and name != "stage.on_belief"
+}
 
 
 def noise(n: int, c: int, dtype: str = "float32", seed: int = 0, spread: float = 2.0) -> Floats:

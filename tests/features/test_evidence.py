@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path as File
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from offramp.cascades.files.codec import to_plain
 from offramp.features import evidence, fitting
 from offramp.features.belief.calibration import MANY_CLASSES, fit_answers, fit_temperature
 from offramp.features.belief.pooling import FLOOR, OUT, Pool
-from offramp.features.confidence import FARTHEST, FEATURES, read_confidence
+from offramp.features.columns import COLUMNS, Column, Shape, added
+from offramp.features.confidence import FARTHEST, read_confidence
+from offramp.features.errors import InputError
 from offramp.features.evidence import EvidenceSettings, Path, Reader, Reading, View
 from offramp.features.fitting import fit_reader
 from offramp.features.outputs import NO_ANSWER, Floats, Ints, Outputs, Stage
@@ -453,10 +456,59 @@ def test_columns_of_the_belief_by_hand() -> None:
 def test_doubt_is_exact_however_sure_the_belief_is() -> None:
     doubt = np.array([1e-2, 1e-4, 1e-5, 1e-6, 5e-7, 4e-7])
     logp = np.log(np.column_stack([doubt / 4, 1 - doubt, doubt / 2, doubt / 4])).astype(np.float32)
-    columns: dict[str, Floats] = {}
-    reader, _ = fitted(logits(50, c=4))
-    evidence._belief_columns(columns, reader, logp)
-    np.testing.assert_allclose(columns["belief.doubt"], np.log(doubt), atol=1e-5)
+    seen = evidence.SeenStored(SimpleNamespace(alternatives=lambda _: None), (), logp, Shape((), (), (), (), 4, 3))  # type: ignore[arg-type]
+    np.testing.assert_allclose(COLUMNS["belief.doubt"].of(seen), np.log(doubt), atol=1e-5)
+
+
+def test_only_what_is_read_is_computed_and_the_rest_is_no_number() -> None:
+    _, reading = fitted(logits(60))
+    whole = reading.view((0, 1))
+    some = reading.view((0, 1), lambda columns, _: np.array([columns.index("belief.margin"), len(columns) - 1]))
+    assert some.columns == whole.columns
+    told = np.zeros(len(whole.columns), bool)
+    told[[whole.columns.index("belief.margin"), -1]] = True
+    np.testing.assert_array_equal(some.x[:, told], whole.x[:, told])
+    assert np.isnan(some.x[:, ~told]).all()
+
+
+def test_an_added_column_stands_behind_the_others_which_keep_their_places() -> None:
+    outputs = logits(60)
+    before = fitted(outputs)[1].view((0, 1))
+    COLUMNS["peak"] = Column("stage", lambda seen, i: seen.ops.exp(seen.rank(i, 0)))
+    try:
+        reader, reading = fitted(outputs, settings=EvidenceSettings(added=("peak",)))
+        after = reading.view((0, 1))
+        assert added() == ("peak",)
+        assert EvidenceSettings().added == ("peak",)
+    finally:
+        del COLUMNS["peak"]
+    names = tuple(f"{stage.name}.peak" for stage in outputs.stages[:2])
+    assert after.columns == before.columns + names
+    assert after.added == names
+    np.testing.assert_array_equal(after.x[:, : len(before.columns)], before.x)
+    np.testing.assert_array_equal(column(after, names[0]), column(after, f"{outputs.stages[0].name}.max_probability"))
+    with pytest.raises(InputError, match="peak"):  # a file that asks for it where it is not installed
+        reader.read(outputs).view((0, 1))
+
+
+@pytest.mark.parametrize("value", [np.zeros(3), np.full(60, np.nan)])
+def test_an_added_column_that_is_no_number_is_named(value: Floats) -> None:
+    COLUMNS["odd"] = Column("belief", lambda _: value)
+    try:
+        with pytest.raises(InputError, match="odd"):
+            fitted(logits(60), settings=EvidenceSettings(added=("odd",)))[1].view((0, 1))
+    finally:
+        del COLUMNS["odd"]
+
+
+@pytest.mark.parametrize("name", ["margin", "a.b", "is_3"])
+def test_an_added_column_may_not_take_a_name_that_is_there(name: str) -> None:
+    COLUMNS[name] = Column("belief", lambda seen: seen.top(0))
+    try:
+        with pytest.raises(InputError, match="new word"):
+            EvidenceSettings()
+    finally:
+        del COLUMNS[name]
 
 
 def test_the_glance_at_logits_is_passed_on_after_the_temperature() -> None:
@@ -466,8 +518,8 @@ def test_the_glance_at_logits_is_passed_on_after_the_temperature() -> None:
         assert stage.logits is not None
         assert reader.temperature[s] == fit_temperature(stage.logits, outputs.labels)
         seen = read_confidence(stage.logits, float(reader.temperature[s]))
-        for feature, of in FEATURES.items():
-            np.testing.assert_array_equal(column(reading.view((0, 1)), f"{stage.name}.{feature}"), of(seen))
+        for feature, worked in (("entropy", seen.entropy), ("log_sum_exp", seen.log_sum_exp)):
+            np.testing.assert_array_equal(column(reading.view((0, 1)), f"{stage.name}.{feature}"), worked)
     # and the belief stands on the same numbers
     said = evidence.StageLogProbabilities(reader, outputs).logp[1]
     z = outputs.stages[1].logits

@@ -1,9 +1,9 @@
-"""The few array operations that live decisions need, for NumPy and torch."""
+"""The few array operations that columns and live decisions need, for NumPy and torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ class Ops:
 
     const: Callable[[Any, Array], Array]
     exp: Callable[[Array], Array]
+    expm1: Callable[[Array], Array]
+    scalar: Callable[[float], Any]
     log: Callable[[Array], Array]
     at_least: Callable[[Array, Any], Array]
     no_less: Callable[[Array, Array], Array]
@@ -86,6 +88,8 @@ def _np_rising(x: Floats) -> Floats:
 NUMPY = Ops(
     const=lambda value, _like: value,
     exp=np.exp,
+    expm1=np.expm1,
+    scalar=float,
     log=np.log,
     at_least=np.maximum,
     no_less=np.maximum,
@@ -105,6 +109,10 @@ NUMPY = Ops(
 )
 
 
+STORED = replace(NUMPY, scalar=np.float64, dot=lambda a, b: np.einsum("nm,nm->n", a, b))
+"""For stored outputs: sums in the order, and constants of the width, in which fitted policies saw them first."""
+
+
 def Torch() -> Ops:  # noqa: N802 - an ``Ops``, made late because of the import
     """The operations on torch's tensors, without a wait for the device in any of them."""
     import torch
@@ -115,6 +123,8 @@ def Torch() -> Ops:  # noqa: N802 - an ``Ops``, made late because of the import
     return Ops(
         const=const,
         exp=torch.exp,
+        expm1=torch.expm1,
+        scalar=float,
         log=torch.log,
         at_least=lambda x, low: torch.clamp_min(x, float(low)),
         no_less=torch.maximum,
