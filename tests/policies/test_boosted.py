@@ -72,6 +72,22 @@ def test_a_tree_by_hand() -> None:
     assert trees(x[:0]).shape == (0,)
 
 
+@pytest.mark.parametrize("n", [1, 7, boosted.BLOCK, 2 * boosted.BLOCK + 3])
+def test_blocks_change_no_bit(n: int) -> None:
+    """Against each tree walked alone, added in the trees' order."""
+    x, y = table(600)
+    trees = Boosted(trees=9)._grow(x, y, 0)
+    some = np.resize(x, (n, x.shape[1]))
+    wanted = np.full(n, trees.start)
+    for t in range(len(trees.feature)):
+        node = np.zeros(n, np.intp)
+        for _ in range(trees.depth):
+            below = some[np.arange(n), trees.feature[t, node]] <= trees.cut[t, node]
+            node = np.where(below, trees.left[t, node], trees.right[t, node])
+        wanted += trees.value[t, node]
+    assert trees(some).tobytes() == wanted.tobytes()
+
+
 def test_an_average_predicts_the_mean() -> None:
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(300, 3)), rng.normal(size=300)
