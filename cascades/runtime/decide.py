@@ -16,8 +16,9 @@ from offramp.cascades.learning.cascade import Sweep, UnionRules
 from offramp.cascades.learning.chains import ends_along
 from offramp.cascades.learning.fit import FitSettings, fit_sweep
 from offramp.cascades.learning.points import Fitted
+from offramp.cascades.runtime.arrays import Torch
 from offramp.cascades.runtime.folded import FoldedPolicy, _narrowed
-from offramp.features.arrays import NUMPY, Torch
+from offramp.features.arrays import NUMPY
 from offramp.features.confidence import LOWEST
 from offramp.features.errors import InputError
 from offramp.features.evidence import Path, read_none

@@ -12,6 +12,7 @@ from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
 from offramp.cascades.files.codec import to_plain
+from offramp.features import columns as seen_columns
 from offramp.features import evidence, fitting
 from offramp.features.belief.calibration import MANY_CLASSES, fit_answers, fit_temperature
 from offramp.features.belief.pooling import FLOOR, OUT, Pool
@@ -729,7 +730,7 @@ def test_where_nobody_names_the_label_nobody_is_believed() -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_the_two_ways_agree_where_all_classes_are_ranked(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence, "CORRECTED_CLASSES", 0)  # only where the alternatives are the classes
+    monkeypatch.setattr(seen_columns, "CORRECTED_CLASSES", 0)  # only where the alternatives are the classes
     monkeypatch.setattr(fitting, "CORRECTED_CLASSES", 0)
     outputs = logits(800, c=4, dtype=dtype)
     reading = fitted(outputs, EvidenceSettings(ranks=4))[1]
