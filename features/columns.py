@@ -1,7 +1,4 @@
-"""``COLUMNS``: every number that a policy may see of an example at the end of a path, its owner and its formula, once.
-
-Stored outputs, live batches and the checks of files all take the columns, their order and their formulas from here.
-"""
+"""What was seen of examples at the end of a path, turned into every number that a policy may look at: ``COLUMNS``."""
 
 from __future__ import annotations
 
