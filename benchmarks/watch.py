@@ -139,7 +139,7 @@ class Bench:
         usual = self.usual
         increase, cost = usual.wrong.astype(float) - usual.base, usual.routing.cost
         bounds = [float(x.mean() + errors * x.std() / np.sqrt(REFERENCE)) for x in (increase, cost)]
-        risk = Bound("increase", bounds[0], float(increase.mean()))
+        risk = Bound("increase", bounds[0], float(increase.mean()), {})
         return Certificate(DELTA, (risk,), bounds[1], float(cost.mean()), REFERENCE, "", "", self.point, "")
 
     @cached_property
@@ -162,7 +162,7 @@ class Bench:
             found = certify_points(wrong, cost, base[rows], [Claim("increase", target)], DELTA, span)
             if found.passed:
                 point = int(order[found.passed - 1])
-                risk = Bound("increase", target, found.values[0])
+                risk = Bound("increase", target, found.values[0], {})
                 made = Certificate(DELTA, (risk,), found.cost_bound, found.cost, n, "", "", point, "")
                 return self.points[point], rows, made
 

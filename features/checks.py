@@ -21,7 +21,7 @@ LARGEST_WEIGHT = 1e12
 LEAST_SCALE = 1e-12
 """Together with the above: a standardised column times a weight stays far from what single precision overflows at."""
 
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """No line holds these, or no file in UTF-8."""
 
 

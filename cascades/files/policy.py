@@ -3,37 +3,55 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final, Literal
 
+import msgspec
 import numpy as np
+from msgspec import Meta, Struct
 
 from offramp.cascades.files.policies import policies_from_plain, policies_to_plain, refuse_version
-from offramp.cascades.files.validation import MOST_STAGES
-from offramp.cascades.graph.costs import MAX_COST, MIN_COST, Costs, StageCost
+from offramp.cascades.files.typed import (
+    LONGEST_TEXT,
+    Chance,
+    Change,
+    CostFields,
+    Count,
+    Edge,
+    Examples,
+    ExpectedFields,
+    PoliciesFields,
+    Prose,
+    Seed,
+    Share,
+    Spent,
+    StageFields,
+    TargetFields,
+    Text,
+    plain_of,
+    read_as,
+)
+from offramp.cascades.graph.costs import MIN_COST, Costs, StageCost
 from offramp.cascades.graph.routing import Routes
 from offramp.cascades.graph.topology import parse_topology, unroll
 from offramp.cascades.learning.answers import LOSSES
 from offramp.cascades.learning.points import Fitted
 from offramp.cascades.learning.targets import Expected, Target
-from offramp.features.checks import LONGEST_NAME, is_text
+from offramp.features.checks import is_text
 from offramp.features.errors import InputError
 from offramp.features.outputs import PARTS
 from offramp.features.store.atomic import replacing
 from offramp.features.store.reading import MAX_CLASSES
 from offramp.features.store.strictjson import brief, read_json, too_much
 
-FORMAT, VERSION = "offramp policy", 1
+FORMAT: Final = "offramp policy"
+VERSION: Final = 1
 
-SCHEMA = Path(__file__).parent / "policy.schema.json"
-"""What a policy file looks like, for those who read one otherwise: JSON Schema, draft 2020-12."""
-
-MOST_EXAMPLES = 2**53
-LONGEST_TEXT = 10_000
+MOST_ATTEMPTS = 10_000
 DEEPEST = 20
 """Lists within lists at most, in what is only kept for people."""
 
@@ -45,10 +63,10 @@ class Bound:
     ``value``: its mean on the examples. ``groups``: the bound within each group that has one.
     """
 
-    risk: str
-    most: float
-    value: float
-    groups: Mapping[str, float] = field(default_factory=dict)
+    risk: Literal["increase", "error"]
+    most: Change
+    value: Change
+    groups: Mapping[Text, Change]
 
 
 @dataclass(frozen=True)
@@ -60,15 +78,15 @@ class Certificate:
     (``digest_of``) tells which they were. ``method``: of the test, in words.
     """
 
-    delta: float
-    bounds: tuple[Bound, ...]
-    cost_bound: float
-    cost: float
-    examples: int
-    digest: str
-    method: str
-    point: int
-    policies: str
+    delta: Chance
+    bounds: Annotated[tuple[Bound, ...], Meta(min_length=1, max_length=2)]
+    cost_bound: Spent
+    cost: Spent
+    examples: Examples
+    digest: Text
+    method: Prose
+    point: Count
+    policies: Text
 
 
 @dataclass(frozen=True)
@@ -79,12 +97,12 @@ class Attempt:
     tested, in words; ``point``: what was certified, None if nothing was.
     """
 
-    digest: str
-    examples: int
-    delta: float
-    policies: str
-    asked: str
-    point: int | None
+    digest: Text
+    examples: Examples
+    delta: Chance
+    policies: Text
+    asked: Prose
+    point: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -97,12 +115,12 @@ class Reference:
     ``answers``: how many were answered with each class. ``wrong``: how many answers were wrong; None if unknown.
     """
 
-    examples: int
-    exits: Mapping[str, int]
-    edges: tuple[float, ...]
-    counts: Mapping[str, tuple[int, ...]]
-    answers: tuple[int, ...] = ()
-    wrong: int | None = None
+    examples: Examples
+    exits: Mapping[Text, Count]
+    edges: tuple[Edge, ...]
+    counts: Mapping[Text, tuple[Count, ...]]
+    answers: tuple[Count, ...]
+    wrong: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +154,46 @@ class Deployment:
     attempts: tuple[Attempt, ...] = ()
 
 
+class PolicyFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One operating point of a cascade of classifiers and all that is needed to trust, run and watch it; written by
+    eval.tune and eval.certify, read by eval.certify, eval.run and eval.watch. What a schema can't say (shapes of arrays
+    against each other, numbers of points) is checked when the file is read."""
+
+    format: Literal["offramp policy"]
+    version: Literal[1]
+    description: Annotated[Any, Meta(description="For people; nobody reads it back.")] = None
+    topology: Annotated[Prose, Meta(description="Stages and jumps, as eval.frontier takes them.")]
+    point: Annotated[Count, Meta(description="Of the sweep by price, the stages alone, the thresholds, the mixtures.")]
+    target: TargetFields
+    expected: ExpectedFields
+    certificate: Certificate | None
+    attempts: Annotated[tuple[Attempt, ...], Meta(max_length=MOST_ATTEMPTS)]
+    reference: Reference | None
+    data: Annotated[Prose, Meta(description="Embedded name or data folder.")]
+    seed: Annotated[Seed, Meta(description="By which the data were split.")]
+    kept: Annotated[Share, Meta(description="Of the fit part, that nothing was learned from, for certificates.")]
+    parts: Annotated[
+        dict[Literal["fit", "tune", "certify", "test"], Text],
+        Meta(
+            description="SHA-256 of its examples' ids, labels.",
+            extra_json_schema={"propertyNames": {"enum": list(PARTS)}},
+        ),
+    ]
+    classes: Annotated[int, Meta(ge=1, le=MAX_CLASSES)]
+    networks: Annotated[dict[Text, Any], Meta(description="Spec, digest of the weights, preprocessing, if known.")]
+    tuned: Annotated[dict[Text, Any], Meta(description="What a search chose.")]
+    versions: Annotated[dict[Text, Text], Meta(description="Of the libraries.")]
+    costs: CostFields
+    policies: PoliciesFields
+
+
+KEYS = tuple(name for name in PolicyFields.__struct_fields__ if name not in ("format", "version", "description"))
+"""What a policy file must hold besides its format and version, and all that it may, but for a description."""
+
+ALIKE = tuple(key for key in KEYS if key not in ("target", "expected", "costs", "policies"))
+"""Fields that a ``Deployment`` has as the file has them."""
+
+
 def policies_digest(fitted: Fitted) -> str:
     """SHA-256 of all that decides where an example stops and what that costs."""
     return _digest(policies_to_plain(fitted))
@@ -143,7 +201,7 @@ def policies_digest(fitted: Fitted) -> str:
 
 def _digest(policies: Mapping[str, Any]) -> str:
     deciding = {key: value for key, value in policies.items() if key != "cascades"}  # words for people
-    text = json.dumps(deciding, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=_number)
+    text = json.dumps(deciding, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return sha256(text.encode()).hexdigest()
 
 
@@ -229,20 +287,13 @@ def write_deployment(d: Deployment, path: Path) -> None:
 
     Raises InputError where it can't be written, and for what could not be read back, such as names with line breaks.
     """
-    text = json.dumps(deployment_to_plain(d), indent=1, ensure_ascii=False, allow_nan=False, default=_number) + "\n"
+    text = json.dumps(deployment_to_plain(d), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     deployment_from_plain(json.loads(text), str(path))
     content = text.encode()
     if excess := too_much(content):
         raise InputError("a policy that can be read back (fewer points, or a smaller topology)", excess, str(path))
     with replacing(path) as temporary:
         temporary.write_bytes(content)
-
-
-def _number(value: Any) -> Any:
-    """A number of numpy's as one of Python's."""
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} has no place in a policy file")
 
 
 def read_deployment(path: Path) -> Deployment:
@@ -256,38 +307,20 @@ def read_deployment(path: Path) -> Deployment:
 
 def deployment_to_plain(d: Deployment) -> dict[str, Any]:
     """The content of a policy file."""
-    costs: dict[str, Any] = {"unit": d.costs.unit, "device": d.costs.device, "batch": d.costs.batch}
-    stages = {
-        name: {"network": c.network, "trunk": float(c.trunk), "head": float(c.head)}
-        for name, c in d.costs.stages.items()
-    }
-    return {
+    stages = {name: StageFields(c.network, float(c.trunk), float(c.head)) for name, c in d.costs.stages.items()}
+    shares = {stage: float(share) for stage, share in d.target.shares.items()}
+    of_its_own: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "description": described(d),
-        "topology": d.topology,
-        "point": d.point,
-        "target": {**asdict(d.target), "shares": {stage: float(share) for stage, share in d.target.shares.items()}},
-        "expected": {
-            "cost": d.expected.cost.tolist(),
-            "error": d.expected.error.tolist(),
-            "reference": d.expected.reference,
-            "examples": d.expected.examples,
-        },
-        "certificate": None if d.certificate is None else asdict(d.certificate),
-        "attempts": [asdict(attempt) for attempt in d.attempts],
-        "reference": None if d.reference is None else asdict(d.reference),
-        "data": d.data,
-        "seed": d.seed,
-        "kept": d.kept,
-        "parts": dict(d.parts),
-        "classes": d.classes,
-        "networks": dict(d.networks),
-        "tuned": dict(d.tuned),
-        "versions": dict(d.versions),
-        "costs": {**costs, "stages": stages},
+        "target": replace(d.target, shares=shares),
+        "expected": ExpectedFields(
+            d.expected.cost.tolist(), d.expected.error.tolist(), d.expected.reference, d.expected.examples
+        ),
+        "costs": CostFields(unit=d.costs.unit, device=d.costs.device, batch=d.costs.batch, stages=stages),
         "policies": policies_to_plain(d.fitted),
     }
+    return plain_of(PolicyFields(**of_its_own, **{name: getattr(d, name) for name in ALIKE}))
 
 
 def deployment_from_plain(found: Any, where: str) -> Deployment:
@@ -296,124 +329,42 @@ def deployment_from_plain(found: Any, where: str) -> Deployment:
         about = [found.get("format"), found.get("version")] if isinstance(found, dict) else type(found).__name__
         raise InputError(f"a policy file, format {FORMAT!r}, version {VERSION}", brief(about), where)
     refuse_version(found["version"], VERSION, where)
-    known = {*KEYS, "format", "version", "description"}
     if missing := [key for key in KEYS if key not in found]:
         raise InputError(f"a policy file with {', '.join(missing)}", "none", where)
-    if strange := [key for key in found if key not in known]:
+    if strange := [key for key in found if key not in PolicyFields.__struct_fields__]:
         raise InputError(f"a policy file's keys, {', '.join(KEYS)}", brief(strange[0]), where)
-    at = _At(found, where)
-    costs = _costs(at.inside("costs"))
     fitted = policies_from_plain(found["policies"], f"{where}, policies")
-    points = len(fitted.sweep.prices) + len(fitted.plans) + len(fitted.mixtures)
-    routes = fitted.sweep.routes
+    fields = read_as(found, PolicyFields, where)
+    expected, routes = fields.expected, fitted.sweep.routes
+    costs = _costs(fields.costs, f"{where}, costs")
     _refuse_other_costs(routes, costs, where)
-    _refuse_other_topology(at.text("topology", LONGEST_TEXT), routes, costs, where)
-    classes = at.whole("classes", 1, MAX_CLASSES)
-    if classes != fitted.sweep.reader.classes:
-        raise InputError(f"the policies' {fitted.sweep.reader.classes} classes", str(classes), f"{where}, classes")
-    deployment = Deployment(
-        fitted,
-        at.whole("point", 0, points - 1),
-        at.text("topology", LONGEST_TEXT),
-        costs,
-        _target(at.inside("target"), routes),
-        _expected(at.inside("expected"), points),
-        at.text("data", LONGEST_TEXT),
-        at.whole("seed", 0, 2**63 - 1),
-        at.number("kept", 0, 1),
-        at.mapping("parts", lambda here, key: here.text(key)),
-        classes,
-        at.mapping("networks", lambda here, key: here.anything(key)),
-        at.mapping("tuned", lambda here, key: here.anything(key)),
-        at.mapping("versions", lambda here, key: here.text(key)),
-        None if found["certificate"] is None else _certificate(at.inside("certificate")),
-        None if found["reference"] is None else _reference(at.inside("reference")),
-        _attempts(found["attempts"], f"{where}, attempts"),
+    _refuse_other_topology(fields.topology, routes, costs, where)
+    points = len(fitted.sweep.prices) + len(fitted.plans) + len(fitted.mixtures)
+    if not 0 <= fields.point < points:
+        raise InputError(f"a whole number from 0 to {points - 1}", str(fields.point), f"{where}, point")
+    if fields.classes != fitted.sweep.reader.classes:
+        known = fitted.sweep.reader.classes
+        raise InputError(f"the policies' {known} classes", str(fields.classes), f"{where}, classes")
+    if strange := [stage for stage in fields.target.shares if stage not in routes.stages]:
+        raise InputError(f"stages among {', '.join(routes.stages)}", brief(strange[0]), f"{where}, target")
+    for name, numbers in (("cost", expected.cost), ("error", expected.error)):
+        if len(numbers) != points:
+            raise InputError(f"{points} numbers, one a point", str(len(numbers)), f"{where}, expected, {name}")
+    for name in ("networks", "tuned"):
+        if not _harmless(found[name], DEEPEST + 1):
+            said = f"printable texts and numbers, {DEEPEST} deep at most"
+            raise InputError(said, "others", f"{where}, {name}")
+    if fields.certificate is not None:
+        _refuse_other_certified(fields.certificate, fields.point, found["policies"], where)
+    if fields.reference is not None:
+        _refuse_other_bins(fields.reference, f"{where}, reference")
+    return Deployment(
+        fitted=fitted,
+        costs=costs,
+        target=Target(**msgspec.structs.asdict(fields.target)),
+        expected=Expected(np.array(expected.cost), np.array(expected.error), expected.reference, expected.examples),
+        **{name: getattr(fields, name) for name in ALIKE},
     )
-    certificate = deployment.certificate
-    if certificate is not None:
-        if certificate.point != deployment.point:
-            expected = f"the certificate's point, {certificate.point} (or no certificate: null, and certify again)"
-            raise InputError(expected, str(deployment.point), f"{where}, point")
-        if certificate.policies != _digest(found["policies"]):
-            expected = "the policies that the certificate was made for (or no certificate: null, and certify again)"
-            raise InputError(expected, "others", f"{where}, policies")
-    if strange := [part for part in deployment.parts if part not in PARTS]:
-        raise InputError(f"parts among {', '.join(PARTS)}", brief(strange[0]), f"{where}, parts")
-    return deployment
-
-
-KEYS = (
-    *("topology", "point", "target", "expected", "certificate", "attempts", "reference", "data", "seed", "kept"),
-    *("parts", "classes", "networks", "tuned", "versions", "costs", "policies"),
-)
-"""What a policy file must hold besides its format and version, and all that it may, but for a description."""
-
-
-class _At:
-    """An object of a JSON file and where it stands; every look into it tells what it expects."""
-
-    def __init__(self, found: Any, where: str, keys: tuple[str, ...] = ()) -> None:
-        self.found, self.where = found, where
-        if not isinstance(found, dict):
-            raise InputError("an object", brief(type(found).__name__), where)
-        if keys and (strange := [key for key in found if key not in keys]):
-            raise InputError(f"keys among {', '.join(keys)}", brief(strange[0]), where)
-
-    def _refuse(self, key: str, expected: str) -> InputError:
-        value = self.found.get(key)
-        shown = brief(ascii(value)) if type(value) in SIMPLE else type(value).__name__
-        return InputError(expected, shown if key in self.found else "none", f"{self.where}, {brief(key)}")
-
-    def _one(self, key: str, fine: Callable[[Any], bool], expected: str) -> Any:
-        if key not in self.found or not fine(self.found[key]):
-            raise self._refuse(key, expected)
-        return self.found[key]
-
-    def inside(self, key: str, keys: tuple[str, ...] = ()) -> _At:
-        return _At(self.found.get(key), f"{self.where}, {brief(key)}", keys)
-
-    def whole(self, key: str, least: int, most: int) -> int:
-        fine = self._one(key, lambda v: type(v) is int and least <= v <= most, f"a whole number from {least} to {most}")
-        return int(fine)
-
-    def number(self, key: str, least: float, most: float) -> float:
-        expected = f"a number from {least:g} to {most:g}"
-        return float(self._one(key, lambda v: type(v) in (int, float) and least <= v <= most, expected))
-
-    def perhaps(self, key: str, least: float, most: float) -> float | None:
-        return None if self.found.get(key) is None else self.number(key, least, most)
-
-    def text(self, key: str, longest: int = LONGEST_NAME) -> str:
-        expected = f"a line of text of at most {longest} characters"
-        return str(self._one(key, lambda v: is_text(v, longest), expected))
-
-    def numbers(self, key: str, least: float, most: float, count: int | None = None) -> list[float]:
-        def fine(v: Any) -> bool:
-            right = isinstance(v, list) and (count is None or len(v) == count)
-            return right and all(type(x) in (int, float) and least <= x <= most for x in v)
-
-        size = "numbers" if count is None else f"{count} numbers"
-        return list(map(float, self._one(key, fine, f"{size} from {least:g} to {most:g}")))
-
-    def counts(self, key: str, count: int | None = None) -> tuple[int, ...]:
-        def fine(v: Any) -> bool:
-            right = isinstance(v, list) and (count is None or len(v) == count)
-            return right and all(type(x) is int and 0 <= x <= MOST_EXAMPLES for x in v)
-
-        return tuple(self._one(key, fine, f"{'whole' if count is None else f'{count} whole'} numbers from 0 on"))
-
-    def mapping(self, key: str, one: Callable[[_At, str], Any]) -> dict[str, Any]:
-        here = self.inside(key)
-        if strange := [name for name in here.found if not is_text(name, LONGEST_NAME)]:
-            raise InputError("names that can be printed", brief(ascii(strange[0])), here.where)
-        return {name: one(here, name) for name in here.found}
-
-    def anything(self, key: str) -> Any:
-        return self._one(key, lambda v: _harmless(v, DEEPEST), f"printable texts and numbers, {DEEPEST} deep at most")
-
-
-SIMPLE = (str, int, float, bool, type(None))
 
 
 def _harmless(value: Any, depth: int) -> bool:
@@ -426,26 +377,21 @@ def _harmless(value: Any, depth: int) -> bool:
     return depth > 0 and all(_harmless(item, depth - 1) for item in below)
 
 
-def _costs(at: _At) -> Costs:
+# --- what one field says about another
+
+
+def _costs(fields: CostFields, where: str) -> Costs:
     """As ``cascades.graph.costs`` reads them, but with every stage's network, trunk and head."""
-    found = at.inside("stages").found
-    if not 0 < len(found) <= MOST_STAGES:
-        raise InputError(f"1 to {MOST_STAGES} stages", str(len(found)), at.where)
-
-    def stage(here: _At, name: str) -> StageCost:
-        inner = here.inside(name, ("network", "trunk", "head"))
-        trunk, head = inner.number("trunk", 0, MAX_COST), inner.number("head", 0, MAX_COST)
-        if any(0 < cost < MIN_COST for cost in (trunk, head)):
-            raise InputError(f"a cost of 0 or from {MIN_COST:g} on", f"{trunk}, {head}", inner.where)
-        return StageCost(inner.text("network"), trunk, head)
-
-    stages = at.mapping("stages", stage)
-    batch = None if at.found.get("batch") is None else at.whole("batch", 1, 2**63 - 1)
-    if not any(cost.trunk or cost.head for cost in stages.values()):
-        raise InputError("a stage that costs more than 0", "zero for all", at.where)
-    if not at.text("unit").strip():
-        raise InputError("a unit in words", "none", at.where)
-    return Costs(stages, at.text("unit"), at.text("device", LONGEST_TEXT), batch)
+    for name, cost in fields.stages.items():
+        if any(0 < part < MIN_COST for part in (cost.trunk, cost.head)):
+            found = f"{cost.trunk}, {cost.head}"
+            raise InputError(f"a cost of 0 or from {MIN_COST:g} on", found, f"{where}, stages, {brief(name)}")
+    if not any(cost.trunk or cost.head for cost in fields.stages.values()):
+        raise InputError("a stage that costs more than 0", "zero for all", where)
+    if not fields.unit.strip():
+        raise InputError("a unit in words", "none", where)
+    stages = {name: StageCost(cost.network, cost.trunk, cost.head) for name, cost in fields.stages.items()}
+    return Costs(stages, fields.unit, fields.device, fields.batch)
 
 
 def _refuse_other_costs(routes: Routes, costs: Costs, where: str) -> None:
@@ -478,87 +424,25 @@ def _refuse_other_topology(topology: str, routes: Routes, costs: Costs, where: s
         raise InputError("the topology of the policies", brief(topology), f"{where}, topology")
 
 
-def _target(at: _At, routes: Routes) -> Target:
-    shares = at.mapping("shares", lambda here, stage: here.number(stage, 0, 1))
-    if strange := [stage for stage in shares if stage not in routes.stages]:
-        raise InputError(f"stages among {', '.join(routes.stages)}", brief(strange[0]), at.where)
-    budget = at.perhaps("budget", 0, MAX_COST * MOST_STAGES)
-    return Target(budget, at.perhaps("error_increase", 0, 1), at.perhaps("accuracy", 0, 1), shares)
+def _refuse_other_certified(certificate: Certificate, point: int, policies: Any, where: str) -> None:
+    """Raises InputError for a certificate of another point, of other policies, or with two bounds on one risk."""
+    if len({bound.risk for bound in certificate.bounds}) < len(certificate.bounds):
+        found = f"two for {certificate.bounds[0].risk}"
+        raise InputError("a bound for each risk", found, f"{where}, certificate, bounds")
+    if certificate.point != point:
+        expected = f"the certificate's point, {certificate.point} (or no certificate: null, and certify again)"
+        raise InputError(expected, str(point), f"{where}, point")
+    if certificate.policies != _digest(policies):
+        expected = "the policies that the certificate was made for (or no certificate: null, and certify again)"
+        raise InputError(expected, "others", f"{where}, policies")
 
 
-def _expected(at: _At, points: int) -> Expected:
-    cost = np.array(at.numbers("cost", 0, MAX_COST * MOST_STAGES, points))
-    error = np.array(at.numbers("error", 0, 1, points))
-    return Expected(cost, error, at.number("reference", 0, 1), at.whole("examples", 1, MOST_EXAMPLES))
-
-
-def _certificate(at: _At) -> Certificate:
-    bounds = at.found.get("bounds")
-    if not isinstance(bounds, list) or not 0 < len(bounds) <= len(RISKS):
-        raise InputError("1 or 2 bounds", brief(type(bounds).__name__), f"{at.where}, bounds")
-    found = tuple(_bound(_At(bound, f"{at.where}, bounds")) for bound in bounds)
-    if len({bound.risk for bound in found}) < len(found):
-        raise InputError("a bound for each risk", f"two for {found[0].risk}", f"{at.where}, bounds")
-    return Certificate(
-        _delta(at),
-        found,
-        at.number("cost_bound", 0, MAX_COST * MOST_STAGES),
-        at.number("cost", 0, MAX_COST * MOST_STAGES),
-        at.whole("examples", 1, MOST_EXAMPLES),
-        at.text("digest"),
-        at.text("method", LONGEST_TEXT),
-        at.whole("point", 0, MOST_EXAMPLES),
-        at.text("policies"),
-    )
-
-
-def _delta(at: _At) -> float:
-    delta = at.number("delta", 0, 1)
-    if not 0 < delta < 1:
-        raise InputError("a number between 0 and 1", brief(delta), f"{at.where}, delta")
-    return delta
-
-
-RISKS = ("increase", "error")
-
-
-def _bound(at: _At) -> Bound:
-    risk = at.text("risk")
-    if risk not in RISKS:
-        raise InputError(f"a risk among {', '.join(RISKS)}", brief(risk), at.where)
-    groups = at.mapping("groups", lambda here, group: here.number(group, -1, 1))
-    return Bound(risk, at.number("most", -1, 1), at.number("value", -1, 1), groups)
-
-
-MOST_ATTEMPTS = 10_000
-
-
-def _attempts(found: Any, where: str) -> tuple[Attempt, ...]:
-    if not isinstance(found, list) or len(found) > MOST_ATTEMPTS:
-        raise InputError(f"a list of at most {MOST_ATTEMPTS:,} attempts", brief(type(found).__name__), where)
-    return tuple(_attempt(_At(one, where)) for one in found)
-
-
-def _attempt(at: _At) -> Attempt:
-    return Attempt(
-        at.text("digest"),
-        at.whole("examples", 1, MOST_EXAMPLES),
-        _delta(at),
-        at.text("policies"),
-        at.text("asked", LONGEST_TEXT),
-        None if at.found.get("point") is None else at.whole("point", 0, MOST_EXAMPLES),
-    )
-
-
-def _reference(at: _At) -> Reference:
-    edges = tuple(at.numbers("edges", -1e18, 1e18))
-    if any(low >= high for low, high in pairwise(edges)):
-        raise InputError("edges that rise", "others", at.where)
-    return Reference(
-        at.whole("examples", 1, MOST_EXAMPLES),
-        at.mapping("exits", lambda here, path: here.whole(path, 0, MOST_EXAMPLES)),
-        edges,
-        at.mapping("counts", lambda here, path: here.counts(path, len(edges) + 1)),
-        at.counts("answers"),
-        None if at.found.get("wrong") is None else at.whole("wrong", 0, MOST_EXAMPLES),
-    )
+def _refuse_other_bins(reference: Reference, where: str) -> None:
+    """Raises InputError unless the edges rise and every path's counts are one more than the edges."""
+    if any(low >= high for low, high in pairwise(reference.edges)):
+        raise InputError("edges that rise", "others", where)
+    bins = len(reference.edges) + 1
+    for path, counts in reference.counts.items():
+        if len(counts) != bins:
+            found = str(len(counts))
+            raise InputError(f"{bins} whole numbers from 0 on", found, f"{where}, counts, {brief(path)}")

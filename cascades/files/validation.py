@@ -13,6 +13,7 @@ from offramp.cascades.graph.routing import Routes
 from offramp.cascades.graph.topology import MAX_PATHS
 from offramp.cascades.learning.answers import ANSWERS, LOSSES
 from offramp.cascades.learning.cascade import Sweep, UnionRules
+from offramp.cascades.learning.points import Mixture, Plan
 from offramp.features.belief.calibration import MANY_CLASSES, AnswerCalibration
 from offramp.features.belief.cooccurrence import Company
 from offramp.features.belief.pooled import PooledDoubt
@@ -263,24 +264,21 @@ def _looked_at(rules: UnionRules) -> list[Ints]:
 # --- thresholds and mixtures behind the sweep
 
 
-def check_plans(plans: Any, sweep: Sweep, where: str) -> None:
+def check_plans(plans: Sequence[Plan], sweep: Sweep, where: str) -> None:
     """Raises InputError for thresholds (a path and its cuts each) that are not along paths of the sweep's routes, one
     for each of its prices."""
     place = Place(where, "thresholds")
     finite = int(np.isfinite(sweep.prices).sum())
     place.hold(len(plans) in (0, finite), f"thresholds for each of {finite} prices, or none", len(plans))
     for path, cuts in plans:
-        place.hold(path in sweep.routes.index and all(type(s) is int for s in path), "paths of the routes", path)
+        place.hold(path in sweep.routes.index, "paths of the routes", path)
         place.hold(len(cuts) == len(path) - 1, f"{len(path) - 1} thresholds on its paths", len(cuts))
-        fine = all(type(cut) in (int, float) and not np.isnan(cut) for cut in cuts)
-        place.hold(fine, "thresholds that are numbers", cuts)
 
 
-def check_mixtures(mixtures: Sequence[tuple[Any, Any, Any]], points: int, where: str) -> None:
-    """Raises InputError for mixtures (one, other, share) that are not of two of so many ``points``."""
+def check_mixtures(mixtures: Sequence[Mixture], points: int, where: str) -> None:
+    """Raises InputError for mixtures that are not of two of so many ``points``."""
     place = Place(where, "mixtures")
     place.hold(points + len(mixtures) <= MOST_POINTS, f"at most {MOST_POINTS} points", points + len(mixtures))
-    for one, other, share in mixtures:
-        fine = all(type(i) is int and 0 <= i < points for i in (one, other))
-        place.hold(fine, f"mixtures of two of {points} cascades", (one, other))
-        place.hold(type(share) in (int, float) and 0 <= share <= 1, "shares from 0 to 1", share)
+    for m in mixtures:
+        fine = 0 <= m.one < points and 0 <= m.other < points
+        place.hold(fine, f"mixtures of two of {points} cascades", (m.one, m.other))

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -280,7 +280,7 @@ def certify(deployment: Deployment, outputs: Outputs, aim: Aim, delta: float, gr
         return replace(none, **_what_would_do(wrong, cost, base, aim, Levels.of(delta, group is not None).risk))
     chosen = order[tested.passed - 1]
     fitted, expected, point = _with_point(fitted, expected, chosen)
-    kinds = [claim.risk for claim in aim.claims]
+    kinds: list[Literal["increase", "error"]] = ["error" if c.risk == "error" else "increase" for c in aim.claims]
     groups = tested.groups or ({},) * len(kinds)
     bounds = map(Bound, kinds, tested.risk_bounds, tested.values, groups)
     certificate = Certificate(

