@@ -25,15 +25,17 @@ def policy_schema() -> dict[str, Any]:
     {'enum': [1]}
     """
     found = msgspec.json.schema(PolicyFields)
-    objects = {name: _object(name, [f.name for f in fields(kind)]) for name, kind in types().items()}
+    objects = {name: _object(kind) for name, kind in types().items()}
     found["$defs"] |= objects | {"fitted": _fitted(sorted(objects))}
     found["$defs"]["PoliciesFields"]["properties"]["sweep"] = {"$ref": "#/$defs/Sweep"}
     return {"$schema": DIALECT, "title": "offramp policy, version 1", **found}
 
 
-def _object(name: str, names: list[str]) -> dict[str, Any]:
-    properties = {"type": {"const": name}, **{each: {"$ref": "#/$defs/fitted"} for each in names}}
-    return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+def _object(kind: type) -> dict[str, Any]:
+    named = {f.name: {"$ref": "#/$defs/fitted"} for f in fields(kind)}
+    properties = {"type": {"const": kind.__name__}, **named}
+    required = ["type", *(f.name for f in fields(kind) if "absent" not in f.metadata)]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
 def _fitted(names: list[str]) -> dict[str, Any]:
