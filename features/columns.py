@@ -171,50 +171,48 @@ def _logits(shape: Shape, i: int) -> bool:
     return shape.logits[i]
 
 
-COLUMNS: Registry[Column] = Registry(
-    "column",
-    "offramp.columns",
-    {
-        "belief.margin": Column("belief", lambda seen: seen.top(0) - seen.top(1)),
-        "belief.second_margin": Column("belief", lambda seen: seen.top(1) - seen.top(2)),
-        "belief.entropy": Column("belief", lambda seen: -seen.ops.dot(seen.p, seen.ops.at_least(seen.logp, -100))),
-        "belief.doubt": Column("belief", lambda seen: seen.ops.log(seen.ops.at_least(seen.left, LEAST_DOUBT))),
-        "belief.is_": Column("belief", lambda seen, y: seen.ops.number(seen.best == y), keys=_classes),
-        "stage.on_belief": Column("stage", lambda seen, i: seen.ops.pick(seen.said[i], seen.best)),
-        "stage.max_probability": Column("stage", lambda seen, i: seen.ops.exp(seen.rank(i, 0)), _logits),
-        "stage.margin": Column("stage", lambda seen, i: seen.rank(i, 0) - seen.rank(i, 1), _logits),
-        "stage.second_margin": Column("stage", lambda seen, i: seen.rank(i, 1) - seen.rank(i, 2), _logits),
-        "stage.entropy": Column("stage", lambda seen, i: seen.entropies[i], _logits),
-        "stage.doubt": Column("stage", _stage_doubt, _logits),
-        "stage.log_sum_exp": Column("stage", lambda seen, i: seen.log_sum_exp[i], _logits),
-        "stage.second_probability": Column("stage", lambda seen, i: seen.ops.exp(seen.rank(i, 1)), _logits),
-        "stage.third_probability": Column("stage", lambda seen, i: seen.ops.exp(seen.rank(i, 2)), _logits),
-        "stage.": Column(
-            "stage",
-            lambda seen, i, name: seen.measured(i, name),
-            keys=lambda shape, i: shape.measured[i],
-            live=False,
-        ),
-        "stage.reliability": Column(
-            "stage",
-            lambda seen, i: seen.ops.pick(seen.said[i], seen.first[i]),
-            lambda shape, i: not shape.logits[i],
-            live=False,
-        ),
-        "stage.pooled_doubt": Column(
-            "stage", lambda seen, i: seen.pooled_doubt(i), lambda shape, i: shape.pooled[i], live=False
-        ),
-        "pair.same": Column("pair", lambda seen, i, j: seen.answers[i] == seen.answers[j]),
-        "pair.later_on_earlier": Column("pair", lambda seen, i, j: seen.ops.pick(seen.said[j], seen.first[i])),
-        "pair.earlier_on_later": Column("pair", lambda seen, i, j: seen.ops.pick(seen.said[i], seen.first[j])),
-        "pair.divergence": Column("pair", _divergence),
-        "pair.overlap": Column("pair", _overlap, lambda shape, *_: shape.ranks > 1),
-    },
-)
+PROGRAM: dict[str, Column] = {
+    "belief.margin": Column("belief", lambda seen: seen.top(0) - seen.top(1)),
+    "belief.second_margin": Column("belief", lambda seen: seen.top(1) - seen.top(2)),
+    "belief.entropy": Column("belief", lambda seen: -seen.ops.dot(seen.p, seen.ops.at_least(seen.logp, -100))),
+    "belief.doubt": Column("belief", lambda seen: seen.ops.log(seen.ops.at_least(seen.left, LEAST_DOUBT))),
+    "belief.is_": Column("belief", lambda seen, y: seen.ops.number(seen.best == y), keys=_classes),
+    "stage.on_belief": Column("stage", lambda seen, i: seen.ops.pick(seen.said[i], seen.best)),
+    "stage.max_probability": Column("stage", lambda seen, i: seen.ops.exp(seen.rank(i, 0)), _logits),
+    "stage.margin": Column("stage", lambda seen, i: seen.rank(i, 0) - seen.rank(i, 1), _logits),
+    "stage.second_margin": Column("stage", lambda seen, i: seen.rank(i, 1) - seen.rank(i, 2), _logits),
+    "stage.entropy": Column("stage", lambda seen, i: seen.entropies[i], _logits),
+    "stage.doubt": Column("stage", _stage_doubt, _logits),
+    "stage.log_sum_exp": Column("stage", lambda seen, i: seen.log_sum_exp[i], _logits),
+    "stage.second_probability": Column("stage", lambda seen, i: seen.ops.exp(seen.rank(i, 1)), _logits),
+    "stage.third_probability": Column("stage", lambda seen, i: seen.ops.exp(seen.rank(i, 2)), _logits),
+    "stage.": Column(
+        "stage",
+        lambda seen, i, name: seen.measured(i, name),
+        keys=lambda shape, i: shape.measured[i],
+        live=False,
+    ),
+    "stage.reliability": Column(
+        "stage",
+        lambda seen, i: seen.ops.pick(seen.said[i], seen.first[i]),
+        lambda shape, i: not shape.logits[i],
+        live=False,
+    ),
+    "stage.pooled_doubt": Column(
+        "stage", lambda seen, i: seen.pooled_doubt(i), lambda shape, i: shape.pooled[i], live=False
+    ),
+    "pair.same": Column("pair", lambda seen, i, j: seen.answers[i] == seen.answers[j]),
+    "pair.later_on_earlier": Column("pair", lambda seen, i, j: seen.ops.pick(seen.said[j], seen.first[i])),
+    "pair.earlier_on_later": Column("pair", lambda seen, i, j: seen.ops.pick(seen.said[i], seen.first[j])),
+    "pair.divergence": Column("pair", _divergence),
+    "pair.overlap": Column("pair", _overlap, lambda shape, *_: shape.ranks > 1),
+}
+
+COLUMNS: Registry[Column] = Registry("column", "offramp.columns", PROGRAM)
 """The program's own columns by ``owner.name``, in the order in which they stand behind each other for one owner; those
 of plug-ins (a name without owner) follow behind them all, in the order that the fitted policies' file records."""
 
-OWN = tuple(COLUMNS._known)
+OWN = tuple(PROGRAM)
 """Names of the program's own columns: files of policies count on their order, so new ones join by ``added`` too."""
 
 

@@ -26,6 +26,7 @@ from offramp.cascades.files.typed import (
     ExpectedFields,
     PoliciesFields,
     Prose,
+    Risk,
     Seed,
     Share,
     Spent,
@@ -63,7 +64,7 @@ class Bound:
     ``value``: its mean on the examples. ``groups``: the bound within each group that has one.
     """
 
-    risk: Literal["increase", "error"]
+    risk: Risk
     most: Change
     value: Change
     groups: Mapping[Text, Change]

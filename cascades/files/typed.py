@@ -20,6 +20,9 @@ LONGEST_TEXT = 10_000
 LINE = rf"^(?![\s\S]*{CONTROL.pattern})"
 """``features.checks.is_text``, as a pattern that JSON Schema and Python read alike."""
 
+Risk = Literal["increase", "error"]
+"""What a certificate bounds: the loss over the largest stage's, or the loss."""
+
 Text = Annotated[str, Meta(pattern=LINE, max_length=LONGEST_NAME)]
 Prose = Annotated[str, Meta(pattern=LINE, max_length=LONGEST_TEXT)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -42,7 +45,7 @@ class StageFields(Struct, frozen=True, forbid_unknown_fields=True):
     head: Cost
 
 
-class CostFields(Struct, frozen=True, kw_only=True):
+class CostFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """As in costs.json, every stage with network, trunk and head."""
 
     unit: Text
@@ -51,7 +54,7 @@ class CostFields(Struct, frozen=True, kw_only=True):
     stages: Annotated[dict[Text, StageFields], Meta(min_length=1, max_length=MOST_STAGES)]
 
 
-class TargetFields(Struct, frozen=True, kw_only=True):
+class TargetFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What was asked for: mean cost at most, mean loss over the largest stage's at most, one minus the mean loss at
     least, share exiting at a stage at most."""
 
@@ -61,7 +64,7 @@ class TargetFields(Struct, frozen=True, kw_only=True):
     shares: dict[Text, Share]
 
 
-class ExpectedFields(Struct, frozen=True):
+class ExpectedFields(Struct, frozen=True, forbid_unknown_fields=True):
     """Per point, held out: mean cost and mean loss; the largest stage's mean loss; on how many examples."""
 
     cost: list[Spent]
@@ -70,7 +73,7 @@ class ExpectedFields(Struct, frozen=True):
     examples: Examples
 
 
-class PlanFields(Struct, frozen=True, kw_only=True):
+class PlanFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Thresholds tuned jointly: a path, in words (not read back) and by the numbers of its stages, and its cuts."""
 
     path: str = ""
@@ -78,7 +81,7 @@ class PlanFields(Struct, frozen=True, kw_only=True):
     cuts: list[float | Literal["inf", "-inf"]]
 
 
-class MixtureFields(Struct, frozen=True):
+class MixtureFields(Struct, frozen=True, forbid_unknown_fields=True):
     """Of two points: a coin of the seed sends this share of the examples the other way."""
 
     one: Count
@@ -86,7 +89,7 @@ class MixtureFields(Struct, frozen=True):
     share: Share
 
 
-class PoliciesFields(Struct, frozen=True, kw_only=True):
+class PoliciesFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """As in policies.json: ``cascades`` in words, not read back; ``examples`` the digest of all that anything was
     fitted or picked on; ``sweep`` the fitted objects, as ``files.codec`` writes them."""
 

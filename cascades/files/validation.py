@@ -22,7 +22,7 @@ from offramp.features.checks import LARGEST_WEIGHT, LEAST_SCALE, LONGEST_NAME, P
 from offramp.features.columns import added, layout
 from offramp.features.errors import InputError
 from offramp.features.evidence import EvidenceSettings, Path, Reader
-from offramp.features.outputs import Ints, Outputs
+from offramp.features.outputs import Outputs
 from offramp.features.store.reading import MAX_CLASSES
 from offramp.policies import POLICIES
 from offramp.policies.policy import rules_of
@@ -103,7 +103,7 @@ def check_outputs(sweep: Sweep, outputs: Outputs, where: str) -> None:
     if reader.settings.measured:  # only the numbers themselves tell how many columns a gate makes
         for path in sweep.rules:
             seen = width(reader, path, outputs)
-            most = max((int(c.max()) for c in _looked_at(sweep.rules[path]) if c.size), default=-1)
+            most = int(sweep.rules[path].looks_at.max(initial=-1))
             if most >= seen:
                 raise InputError(f"measured numbers for {most + 1} columns", f"{seen} columns", where)
 
@@ -152,8 +152,9 @@ def _check_reader(reader: Any, routes: Routes, place: Place) -> None:
     (place / "measured").texts(settings.measured)
     (place / "ranks").whole(settings.ranks, 1, MOST_RANKS)
     (place / "added").texts(settings.added)
+    (place / "added").hold(len(set(settings.added)) == len(settings.added), "every column once", "one twice")
+    known = added()
     for name in settings.added:
-        known = added()
         place.hold(name in known, f"columns that are installed ({', '.join(known) or 'none'})", name[:LONGEST_NAME])
     (place / "stages").hold(reader.stages == routes.stages, "the routes' stages", reader.stages)
     (place / "classes").whole(reader.classes, 1, MAX_CLASSES)
@@ -254,11 +255,6 @@ def _check_union(rules: Any, columns: int, actions: int, q: int, place: Place) -
         here = place / name
         here.hold(type(member) in families, "rules of a family", type(member).__name__)
         member.check(here, columns, actions, q)
-
-
-def _looked_at(rules: UnionRules) -> list[Ints]:
-    """The columns that the members' rules look at."""
-    return [member.looks_at for member in rules.members]
 
 
 # --- thresholds and mixtures behind the sweep

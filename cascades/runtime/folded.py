@@ -178,13 +178,11 @@ class Seen:
 
     def top(self, rank: int) -> Array:
         """Log belief (n,) in the class of that rank."""
-        found = self.best_three
-        return found[:, -1 - rank] if rank < found.shape[1] else found[:, 0] * 0 - float(FARTHEST)
+        return _from_behind(self.best_three, rank)
 
     def rank(self, i: int, rank: int) -> Array:
         """Log probability (n,) of the stage's class of that rank."""
-        found = self.ordered[i]
-        return found[:, -1 - rank] if rank < found.shape[1] else found[:, 0] * 0 - float(FARTHEST)
+        return _from_behind(self.ordered[i], rank)
 
     @lazy
     def left(self) -> Array:
@@ -235,3 +233,8 @@ class Seen:
 
 
 CLASSES = np.arange(CORRECTED_CLASSES * 4)
+
+
+def _from_behind(rising: Array, rank: int) -> Array:
+    """The number (n,) of that rank of rising rows (n, c); ``-FARTHEST`` where there are not so many."""
+    return rising[:, -1 - rank] if rank < rising.shape[1] else rising[:, 0] * 0 - float(FARTHEST)

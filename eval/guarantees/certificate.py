@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from offramp.features.outputs import Floats
 
 if TYPE_CHECKING:
     from offramp.cascades.files.policy import Attempt, Certificate, Deployment
+    from offramp.cascades.files.typed import Risk
     from offramp.cascades.graph.routing import Routing
     from offramp.cascades.learning.points import Fitted, Mixture
     from offramp.cascades.learning.targets import Expected, Target
@@ -280,7 +281,7 @@ def certify(deployment: Deployment, outputs: Outputs, aim: Aim, delta: float, gr
         return replace(none, **_what_would_do(wrong, cost, base, aim, Levels.of(delta, group is not None).risk))
     chosen = order[tested.passed - 1]
     fitted, expected, point = _with_point(fitted, expected, chosen)
-    kinds: list[Literal["increase", "error"]] = ["error" if c.risk == "error" else "increase" for c in aim.claims]
+    kinds = [cast("Risk", claim.risk) for claim in aim.claims]  # the flag's choices are these
     groups = tested.groups or ({},) * len(kinds)
     bounds = map(Bound, kinds, tested.risk_bounds, tested.values, groups)
     certificate = Certificate(

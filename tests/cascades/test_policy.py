@@ -254,6 +254,14 @@ def test_the_schema_names_every_key_there_is(content: dict[str, Any], schema: An
         assert list(known[name]["properties"]) == ["type", *(field.name for field in fields(kind))]
 
 
+@pytest.mark.parametrize("place", ["target", "expected", "costs", "policies"])
+def test_a_key_that_nobody_reads_is_named(content: dict[str, Any], schema: Any, place: str) -> None:
+    odd = {**content, place: {**content[place], "hello": 1}}
+    with pytest.raises(InputError, match=f"{place}: expected keys among .*found hello"):
+        deployment_from_plain(odd, "file")
+    assert not schema.is_valid(odd)
+
+
 def test_the_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     main()
     assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(policy_schema()))
