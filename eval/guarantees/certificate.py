@@ -57,6 +57,8 @@ def aim_of(target: Target, risk: str | None = None, most: float | None = None) -
     is judged, and no other. Raises InputError for an error that can't be.
     """
     own = {"increase": target.error_increase, "error": None if target.accuracy is None else 1 - target.accuracy}
+    if risk is not None and risk not in own:
+        raise InputError(f"a risk among {', '.join(own)}", repr(risk)[:80], "risk")
     asked = [Claim(risk, most) for risk, most in own.items() if most is not None]
     if risk is not None or most is not None:
         risk = risk or next((claim.risk for claim in asked), "increase")
@@ -281,7 +283,7 @@ def certify(deployment: Deployment, outputs: Outputs, aim: Aim, delta: float, gr
         return replace(none, **_what_would_do(wrong, cost, base, aim, Levels.of(delta, group is not None).risk))
     chosen = order[tested.passed - 1]
     fitted, expected, point = _with_point(fitted, expected, chosen)
-    kinds = [cast("Risk", claim.risk) for claim in aim.claims]  # the flag's choices are these
+    kinds = [cast("Risk", claim.risk) for claim in aim.claims]  # ``aim_of`` lets no other pass
     groups = tested.groups or ({},) * len(kinds)
     bounds = map(Bound, kinds, tested.risk_bounds, tested.values, groups)
     certificate = Certificate(

@@ -95,6 +95,11 @@ def test_an_error_that_can_not_be_is_refused(bound: float) -> None:
         aim_of(Target(budget=1.0), "error", bound)
 
 
+def test_a_risk_that_there_is_not_is_refused_by_its_name() -> None:
+    with pytest.raises(InputError, match="risk: expected a risk among increase, error, found 'luck'"):
+        aim_of(Target(budget=1.0), "luck", 0.1)
+
+
 def test_too_few_to_certify_even_what_is_never_wrong_are_refused_by_hand() -> None:
     """0.99^309 = 0.0448 and 0.99^308 = 0.0453 about 0.9 delta; with groups 0.99^349 = 0.02997 is below 0.6 delta."""
     for least, grouped in ((309, False), (349, True)):
